@@ -1,0 +1,116 @@
+"""Label texts from the command line: one JSON object a line, as many as texts, in their order."""
+
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from bert_jax.checkpoint import read_classifier
+from bert_jax.command import Parser, run
+from bert_jax.errors import UserError
+from bert_jax.tokenizer import check_max_length
+
+WINDOW = 1024
+"""Lines read, packed and answered at a time: memory stays bounded whatever the input's length."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check everything that can be checked without JAX, then predict."""
+    parser = Parser(prog="python -m bert_jax", description=__doc__)
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
+    parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned native checkpoint")
+    parser.add_argument("--input", metavar="FILE", help="file with one text a line, UTF-8 (default: standard input)")
+    parser.add_argument("--output", metavar="FILE", help="file to write, whole or not at all (default: standard output)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    parser.add_argument("--logits", action="store_true", help="add the raw logits, in order of label id")
+    parser.add_argument("--max-length", type=int, metavar="N", help="cut texts to N tokens (default: the model's most)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
+    args = parser.parse_args(argv)
+
+    if args.texts and args.input:
+        raise UserError("give texts or --input, not both")
+    for text in args.texts:
+        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise UserError(f"text {ascii(text)}: not UTF-8")
+    checkpoint, tokenizer = read_classifier(args.model)
+    if args.max_length is not None:
+        check_max_length(args.max_length, checkpoint.config)
+    with _input(args) as lines, _output(args) as out:
+        # JAX is imported here, after everything that can be wrong without it.
+        from bert_jax.predict import TextClassifier
+
+        classifier = TextClassifier(checkpoint, tokenizer, args.dtype)
+        window = 1 if lines is not None and lines.isatty() else WINDOW
+        texts = args.texts if lines is None else _texts(lines, args.input or "standard input")
+        for batch in _windows(texts, window):
+            for prediction in classifier(batch, max_length=args.max_length):
+                out.write(json.dumps(prediction.to_dict(logits=args.logits), ensure_ascii=False) + "\n")
+            out.flush()
+
+
+@contextmanager
+def _input(args) -> Iterator[BinaryIO | None]:
+    if args.texts:
+        yield None
+    elif args.input:
+        try:
+            file = open(args.input, "rb")
+        except OSError as error:
+            raise UserError(f"{args.input}: {error.strerror}") from None
+        with file:
+            yield file
+    elif sys.stdin is None:
+        raise UserError("standard input is closed; give texts, or --input FILE")
+    else:
+        yield sys.stdin.buffer
+
+
+@contextmanager
+def _output(args) -> Iterator[TextIO]:
+    if not args.output:
+        if sys.stdout is None:
+            raise UserError("standard output is closed; give --output FILE")
+        sys.stdout.reconfigure(encoding="utf-8")
+        yield sys.stdout
+        return
+    path = Path(args.output)
+    if path.exists() and not args.overwrite:
+        raise UserError(f"{path}: exists; choose another name or pass --overwrite")
+    try:
+        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write there: {error.strerror}") from None
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: line {number} is not UTF-8 at its byte {error.start}") from None
+        yield text.removesuffix("\n").removesuffix("\r")
+
+
+def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+if __name__ == "__main__":
+    run(main)

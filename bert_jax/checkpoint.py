@@ -1,0 +1,197 @@
+"""The native checkpoint: a directory with `config.json`, `model.safetensors` and the tokenizer.
+
+Tensor names are Flax paths joined by dots, layouts are Flax's (kernels are inputs x outputs), and
+an encoder inside a classifier is named as it is alone. Label names are in `config.json`. Nothing
+here but `load` needs JAX.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_jax import tokenizer as tokenizers
+from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, read_tensors, write_json, write_tensors
+
+if TYPE_CHECKING:
+    from bert_jax.heads import SequenceClassifier
+    from bert_jax.model import Model
+
+FORMAT = "bert_jax"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as data: config, named arrays in their stored dtypes, provenance, other files.
+
+    `metadata` is what the safetensors header says besides format and version: `source`,
+    `source_sha256` and the like, all strings. `files` maps relative names to the tokenizer's
+    files (and those sentence-transformers wants) where they lie now.
+    """
+
+    config: BertConfig
+    tensors: Mapping[str, np.ndarray]
+    files: Mapping[str, Path]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """Name and native shape of every parameter that a checkpoint of this config holds."""
+    size, grown = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def dense(name: str, inputs: int, outputs: int) -> None:
+        shapes[f"{name}.kernel"] = (inputs, outputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    def norm(name: str) -> None:
+        shapes[f"{name}.scale"] = shapes[f"{name}.bias"] = (size,)
+
+    shapes["embeddings.word_embeddings.embedding"] = (config.vocab_size, size)
+    shapes["embeddings.token_type_embeddings.embedding"] = (config.type_vocab_size, size)
+    shapes["embeddings.position_embeddings.embedding"] = (config.max_position_embeddings, size)
+    norm("embeddings.layer_norm")
+    for i in range(config.num_hidden_layers):
+        layer = f"encoder.layers.{i}"
+        for part in ("query", "key", "value", "output"):
+            dense(f"{layer}.attention.{part}", size, size)
+        norm(f"{layer}.attention_norm")
+        dense(f"{layer}.intermediate", size, grown)
+        dense(f"{layer}.output", grown, size)
+        norm(f"{layer}.output_norm")
+    if config.add_pooling_layer:
+        dense("pooler", size, size)
+    if config.architecture == CLASSIFIER:
+        dense("classifier", size, len(config.labels))
+    return shapes
+
+
+def misfits(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Every way in which `tensors` is not exactly what `shapes` asks for, in words."""
+    problems = [f"missing {name}" for name in shapes if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in shapes]
+    for name, shape in shapes.items():
+        if name not in tensors:
+            continue
+        array = tensors[name]
+        if array.shape != shape:
+            problems.append(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
+        elif array.dtype.name not in ("float32", "float16", "bfloat16", "float64"):
+            problems.append(f"{name} has dtype {array.dtype.name}, expected floating point")
+        elif not np.isfinite(array).all():
+            problems.append(f"{name} has NaN or infinite values")
+    return problems
+
+
+def check_tensors(
+    where: object, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], *also: str
+) -> None:
+    """Raise one `UserError` that lists every misfit (and those found before, in `also`)."""
+    problems = [*also, *misfits(shapes, tensors)]
+    if problems:
+        raise UserError(f"{where}: {len(problems)} misfits between tensors and config: " + "; ".join(problems))
+
+
+def check_memory(config: BertConfig, where: object) -> None:
+    """Raise `UserError` where the config's parameters alone exceed this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.parameter_bytes > memory:
+        raise UserError(
+            f"{where}: vocab_size, hidden_size and num_hidden_layers ask for {config.parameter_bytes:,} bytes "
+            f"of parameters, more than this machine's {memory:,}; check the config"
+        )
+
+
+def read_config(path: Path) -> BertConfig:
+    """`config.json`, with the file named in every error."""
+    data = read_json(path)
+    try:
+        config = BertConfig.from_dict(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except TypeError as error:
+        raise UserError(f"{path}: wrong type: {error}") from None
+    check_memory(config, path)
+    return config
+
+
+def find_files(directory: Path) -> dict[str, Path]:
+    """The tokenizer's and sentence-transformers' files in a checkpoint directory."""
+    names = [*tokenizers.FILES, "sentence_bert_config.json", "config_sentence_transformers.json", "modules.json"]
+    if (directory / "modules.json").exists():
+        names += [
+            f"{folder.name}/config.json"
+            for folder in sorted(directory.iterdir())
+            if re.fullmatch(r"\d+_\w+", folder.name)
+        ]
+    return {name: directory / name for name in names if (directory / name).is_file()}
+
+
+def read(directory: Path | str) -> Checkpoint:
+    """Read and check a native checkpoint, without JAX.
+
+    Raises `UserError` for anything missing, damaged or not fitting together, and for a Hugging
+    Face directory, with the command that converts it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; expected a checkpoint made by `python -m convert`")
+    config = read_config(directory / "config.json")
+    path = directory / "model.safetensors"
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: not a native checkpoint; convert it first: python -m convert {directory} OUT"
+        )
+    if metadata.get("format_version") != VERSION:
+        raise UserError(f"{path}: format version {metadata.get('format_version')}; this program reads {VERSION}")
+    check_tensors(path, parameter_shapes(config), tensors)
+    kept = {name: value for name, value in metadata.items() if name not in ("format", "format_version")}
+    return Checkpoint(config, tensors, find_files(directory), kept)
+
+
+def write(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write a native checkpoint into an existing directory (see `files.new_directory`)."""
+    header = {"format": FORMAT, "format_version": VERSION, **checkpoint.metadata}
+    write_json(directory / "config.json", checkpoint.config.to_dict())
+    write_tensors(directory / "model.safetensors", checkpoint.tensors, header)
+    copy_files(directory, checkpoint.files)
+
+
+def copy_files(directory: Path, files: Mapping[str, Path]) -> None:
+    """Copy a checkpoint's other files under their relative names."""
+    for name, origin in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(origin, directory / name)
+
+
+def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:
+    """Read what a `bert_jax.predict.TextClassifier` needs, without JAX, and check that it fits together."""
+    checkpoint = read(directory)
+    config = checkpoint.config
+    if config.architecture != CLASSIFIER:
+        raise UserError(f"{directory}: has no classifier yet; fine-tune it: python -m train --model {directory}")
+    if config.problem_type != "single_label_classification":
+        raise UserError(f"{directory}: problem_type is {config.problem_type}; only single labels are predicted")
+    tokenizer = tokenizers.Tokenizer.load(Path(directory))
+    tokenizer.check_fits(config, directory)
+    return checkpoint, tokenizer
+
+
+def load(directory: Path | str, dtype: Any = "float32") -> "SequenceClassifier | Model":
+    """Load a native checkpoint as a model: a `SequenceClassifier` where it has a classifier.
+
+    Parameters become float32 whatever they are stored in; `dtype` is what products compute in.
+    """
+    from bert_jax.parameters import build
+
+    checkpoint = read(directory)
+    return build(checkpoint.config, checkpoint.tensors, dtype)

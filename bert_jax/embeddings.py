@@ -1,0 +1,61 @@
+"""Token ids to vectors: word, token-type and position tables, LayerNorm, dropout."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from numpy import ndarray
+
+from bert_jax.config import BertConfig
+from bert_jax.dropout import dropout
+
+
+def layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """BERT's LayerNorm over D: the config's epsilon, exact variance, float32 throughout."""
+    return nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=config.layer_norm_eps,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+class Embeddings(nnx.Module):
+    """Sum of three look-ups, normalised (BERT paper, figure 2; transformers' `BertEmbeddings`)."""
+
+    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Embed:
+            return nnx.Embed(
+                rows,
+                config.hidden_size,
+                dtype=jnp.float32,
+                embedding_init=nnx.initializers.normal(config.initializer_range),
+                rngs=rngs,
+            )
+
+        self.word_embeddings = table(config.vocab_size)
+        self.token_type_embeddings = table(config.type_vocab_size)
+        self.position_embeddings = table(config.max_position_embeddings)
+        self.layer_norm = layer_norm(config, rngs)
+        self.pad_token_id = config.pad_token_id
+        self.rate = config.hidden_dropout_prob
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        input_ids: Int[Array | ndarray, "B T"],
+        token_type_ids: Int[Array | ndarray, "B T"],
+        position_ids: Int[Array | ndarray, "B T"],
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Embed each token, in the compute dtype; an id outside its table gives NaN."""
+        words = self.word_embeddings(input_ids)
+        if self.pad_token_id is not None:
+            # torch's padding_idx: the [PAD] row takes part in the sum but gets no gradient.
+            is_pad = (jnp.asarray(input_ids) == self.pad_token_id)[..., None]
+            words = jnp.where(is_pad, jax.lax.stop_gradient(words), words)
+        x = words + self.token_type_embeddings(token_type_ids)
+        x = x + self.position_embeddings(position_ids)
+        x = self.layer_norm(x).astype(self.dtype)
+        return dropout(x, self.rate, rngs)

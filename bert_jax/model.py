@@ -1,0 +1,69 @@
+"""BERT: packed rows of tokens in, one vector a token out."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from numpy import ndarray
+
+from bert_jax.attention import linear, segment_mask
+from bert_jax.config import BertConfig
+from bert_jax.embeddings import Embeddings
+from bert_jax.encoder import Encoder
+
+
+class Model(nnx.Module):
+    """Embeddings, encoder and, where the config has one, the pooler.
+
+    Parameters are float32; `dtype` (float32 or bfloat16) is what matrix products compute in.
+    Give `rngs` with a `dropout` stream to a call to train; without it nothing is dropped.
+    Source: BERT paper, section 3; transformers' `BertModel`.
+    """
+
+    def __init__(self, config: BertConfig, *, dtype: jnp.dtype | type = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.embeddings = Embeddings(config, dtype=self.dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
+        size = config.hidden_size
+        self.pooler = linear(config, size, size, self.dtype, rngs) if config.add_pooling_layer else None
+
+    def hidden_states(
+        self,
+        input_ids: Int[Array | ndarray, "B T"],
+        token_type_ids: Int[Array | ndarray, "B T"],
+        position_ids: Int[Array | ndarray, "B T"],
+        segment_ids: Int[Array | ndarray, "B T"],
+        rngs: nnx.Rngs | None = None,
+    ) -> list[Float[Array, "B T D"]]:
+        """The embeddings and every layer's output: L+1 arrays, as transformers orders them."""
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids, rngs)
+        return [embedded, *self.encoder(embedded, segment_mask(segment_ids), rngs)]
+
+    def __call__(
+        self,
+        input_ids: Int[Array | ndarray, "B T"],
+        token_type_ids: Int[Array | ndarray, "B T"],
+        position_ids: Int[Array | ndarray, "B T"],
+        segment_ids: Int[Array | ndarray, "B T"],
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B T D"]:
+        """The last hidden state of packed rows (`bert_jax.packing.Rows` gives the four arrays).
+
+        Values at padding (segment 0) are finite and mean nothing.
+        """
+        return self.hidden_states(input_ids, token_type_ids, position_ids, segment_ids, rngs)[-1]
+
+    def pool(
+        self,
+        hidden: Float[Array, "B T D"],
+        first_tokens: Int[Array | ndarray, " N"],
+    ) -> Float[Array, "N D"]:
+        """tanh(dense) of each example's first token, [CLS].
+
+        `first_tokens` are indices into the B*T tokens of `hidden` laid in one line. Raises
+        `ValueError` where the checkpoint has no pooler.
+        """
+        if self.pooler is None:
+            raise ValueError("this model has no pooler (add_pooling_layer is false)")
+        tokens = hidden.reshape(-1, hidden.shape[-1])
+        return jnp.tanh(self.pooler(tokens[jnp.asarray(first_tokens)]))

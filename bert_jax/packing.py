@@ -1,0 +1,140 @@
+"""Packing: which example goes into which row, and the arrays that say so.
+
+Rows have a fixed length T. Several examples share a row, told apart by `segment_ids` (1, 2, ...
+within a row; 0 is padding) and each with positions of its own. One example a row is the
+degenerate case (`from_attention_mask`).
+"""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Int
+
+from bert_jax.errors import UserError
+
+
+class Tokens(NamedTuple):
+    """One tokenised example: ids and sentence A/B types, of equal length, and whether it was cut."""
+
+    input_ids: Int[np.ndarray, " T"]
+    token_type_ids: Int[np.ndarray, " T"]
+    truncated: bool = False
+
+
+class Rows(NamedTuple):
+    """B rows of T tokens that hold N examples; a JAX pytree.
+
+    `first_tokens` holds the place of each example's [CLS] among the B*T tokens laid in one line.
+    """
+
+    input_ids: Int[Array | np.ndarray, "B T"]
+    token_type_ids: Int[Array | np.ndarray, "B T"]
+    position_ids: Int[Array | np.ndarray, "B T"]
+    segment_ids: Int[Array | np.ndarray, "B T"]
+    first_tokens: Int[Array | np.ndarray, " N"]
+
+
+def from_attention_mask(
+    input_ids: Int[np.ndarray, "B T"],
+    attention_mask: Int[np.ndarray, "B T"],
+    token_type_ids: Int[np.ndarray, "B T"] | None = None,
+) -> Rows:
+    """A padded batch, one example a row, as transformers builds it.
+
+    As there, positions count columns from 0 whatever the padding side, and the first column is
+    the example's first token.
+    """
+    rows, length = input_ids.shape
+    return Rows(
+        input_ids=input_ids,
+        token_type_ids=np.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+        segment_ids=(np.asarray(attention_mask) != 0).astype(np.int32),
+        first_tokens=np.arange(rows, dtype=np.int32) * length,
+    )
+
+
+def assign(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Place examples in as few rows of `row_length` tokens as best-fit decreasing finds.
+
+    Returns the examples of each row. Longest first, each into the fullest row that still takes
+    it; ties go to the earlier row, so the result depends on nothing but the lengths. Raises
+    `UserError` for an example longer than a row.
+    """
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (room left, row), sorted
+    for example in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[example]
+        place = bisect.bisect_left(free, (length, -1))
+        if place < len(free):
+            room, row = free.pop(place)
+            rows[row].append(example)
+        elif length <= row_length:
+            room, row = row_length, len(rows)
+            rows.append([example])
+        else:
+            raise UserError(f"example {example} has {length} tokens, more than a row of {row_length}")
+        if room > length:
+            bisect.insort(free, (room - length, row))
+    return rows
+
+
+def pack(
+    examples: Sequence[Tokens],
+    assignment: Sequence[Sequence[int]],
+    row_length: int,
+    num_rows: int,
+    num_examples: int,
+) -> Rows:
+    """Lay examples into arrays of a fixed shape: B = `num_rows`, T = `row_length`, N = `num_examples`.
+
+    Rows and examples beyond those given are padding; a padding example points at token 0.
+    """
+    ids, types, positions, segments = np.zeros((4, num_rows, row_length), np.int32)
+    first_tokens = np.zeros(num_examples, np.int32)
+    for row, members in enumerate(assignment):
+        start = 0
+        for segment, example in enumerate(members, 1):
+            tokens = examples[example]
+            end = start + len(tokens.input_ids)
+            ids[row, start:end] = tokens.input_ids
+            types[row, start:end] = tokens.token_type_ids
+            positions[row, start:end] = np.arange(end - start)
+            segments[row, start:end] = segment
+            first_tokens[example] = row * row_length + start
+            start = end
+    return Rows(ids, types, positions, segments, first_tokens)
+
+
+def prediction_batches(
+    examples: Sequence[Tokens], *, batch_tokens: int
+) -> Iterator[tuple[Rows, list[int]]]:
+    """Pack all examples into batches of at most `batch_tokens` tokens, each example once.
+
+    Yields rows and the indices of the examples in them; row slots past those are padding. Row
+    lengths and row counts are powers of two, so that the shapes that occur, and with them the
+    compilations, are few whatever the texts.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, tokens in enumerate(examples):
+        row_length = max(64, _power_of_two(len(tokens.input_ids)))
+        by_length.setdefault(row_length, []).append(index)
+    for row_length, indices in sorted(by_length.items()):
+        rows = assign([len(examples[i].input_ids) for i in indices], row_length)
+        full = max(1, batch_tokens // row_length)
+        num_rows = full if len(rows) >= full else _power_of_two(len(rows))
+        for start in range(0, len(rows), num_rows):
+            chunk = rows[start : start + num_rows]
+            members = [indices[i] for row in chunk for i in row]
+            places = iter(range(len(members)))
+            assignment = [[next(places) for _ in row] for row in chunk]
+            # [CLS] [SEP] is the shortest example there is, so half the tokens bounds their number.
+            slots = num_rows * row_length // 2
+            packed = pack([examples[i] for i in members], assignment, row_length, num_rows, slots)
+            yield packed, members
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

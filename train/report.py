@@ -1,0 +1,114 @@
+"""What a run says while it goes and when it ends: progress, metrics.jsonl, the closing table."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .metrics import Metrics
+
+PLAIN_SECONDS = 10.0
+"""Where there is no terminal, a line this often."""
+
+
+class CompileClock:
+    """Seconds this process has spent tracing and compiling since the clock was made."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+
+    def _add(self, event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, flushed as written."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append one record."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Ticker:
+    """Shows loss, useful tokens/s and time left: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, bar: Progress | None, steps: int):
+        self.console, self.steps, self.bar = console, steps, bar
+        self._task = bar.add_task("training", total=steps, loss=float("nan"), speed=0.0) if bar else None
+        self._start = self._last = time.monotonic()
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Step `step` of `steps` is done."""
+        if self.bar is not None and self._task is not None:
+            self.bar.update(self._task, completed=step, loss=loss, speed=tokens_per_second)
+            return
+        now = time.monotonic()
+        if now - self._last >= PLAIN_SECONDS or step == self.steps:
+            self._last = now
+            left = (now - self._start) / step * (self.steps - step)
+            self.console.print(
+                f"step {step}/{self.steps}  loss {loss:.4f}  {tokens_per_second:,.0f} useful tokens/s  {left:.0f} s left",
+                highlight=False,
+            )
+
+
+@contextmanager
+def ticker(console: Console, steps: int) -> Iterator[Ticker]:
+    """A `Ticker` for a run of `steps` steps."""
+    if not console.is_terminal:
+        yield Ticker(console, None, steps)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} useful tokens/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Ticker(console, bar, steps)
+
+
+def closing_table(
+    console: Console, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]
+) -> None:
+    """The last thing a run prints: metrics of each split, its confusion, and the run's figures."""
+    table = Table(title="Best model")
+    for column in ("split", "examples", "accuracy", "macro F1", "loss"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, metrics in results.items():
+        table.add_row(
+            name,
+            f"{metrics.examples:,}",
+            f"{metrics.accuracy:.4f}",
+            f"{metrics.macro_f1:.4f}",
+            f"{metrics.loss:.4f}",
+        )
+    console.print(table)
+    last = list(results)[-1]
+    confusion = Table(title=f"Confusion on {last}: true label down, predicted across")
+    confusion.add_column("")
+    for label in labels:
+        confusion.add_column(label, justify="right")
+    for label, row in zip(labels, results[last].confusion, strict=True):
+        confusion.add_row(label, *(f"{count:,}" for count in row))
+    console.print(confusion)
+    for name, value in facts.items():
+        console.print(f"{name:<18} {value}", highlight=False)
