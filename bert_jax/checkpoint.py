@@ -173,6 +173,30 @@ def copy_files(directory: Path, files: Mapping[str, Path]) -> None:
         shutil.copyfile(origin, directory / name)
 
 
+def with_classifier(start: Checkpoint, labels: tuple[str, ...], seed: int) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint as a classifier of these labels, and the names of parameters made new for it.
+
+    New kernels are normal(0, initializer_range) by the seed, new biases 0. A classifier keeps the
+    tokenizer's files, but not sentence-transformers', which describe the embedding it no longer is.
+    """
+    config = start.config.replace(
+        architecture=CLASSIFIER,
+        labels=labels,
+        add_pooling_layer=True,
+        problem_type="single_label_classification",
+    )
+    generator = np.random.default_rng(seed)
+    tensors, new = dict(start.tensors), []
+    for name, shape in parameter_shapes(config).items():
+        if name not in tensors:
+            new.append(name)
+            scale = config.initializer_range if name.endswith("kernel") else 0.0
+            tensors[name] = (scale * generator.standard_normal(shape)).astype(np.float32)
+    files = {name: path for name, path in start.files.items() if name in tokenizers.FILES}
+    metadata = {name: value for name, value in start.metadata.items() if name != "position_ids"}
+    return Checkpoint(config, tensors, files, metadata), new
+
+
 def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:
     """Read what a `bert_jax.predict.TextClassifier` needs, without JAX, and check that it fits together."""
     checkpoint = read(directory)

@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; arrays may be views in any memory order."""
     # safetensors writes the buffer as it lies, so a transposed view must be laid out anew first.
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     safetensors.numpy.save_file(whole, path, metadata=dict(metadata))
     path.chmod(0o644)  # the library makes it private
 

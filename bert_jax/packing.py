@@ -7,10 +7,10 @@ degenerate case (`from_attention_mask`).
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from bert_jax.errors import UserError
 
@@ -29,11 +29,11 @@ class Rows(NamedTuple):
     `first_tokens` holds the place of each example's [CLS] among the B*T tokens laid in one line.
     """
 
-    input_ids: Int[Array | np.ndarray, "B T"]
-    token_type_ids: Int[Array | np.ndarray, "B T"]
-    position_ids: Int[Array | np.ndarray, "B T"]
-    segment_ids: Int[Array | np.ndarray, "B T"]
-    first_tokens: Int[Array | np.ndarray, " N"]
+    input_ids: Int[Any, "B T"]
+    token_type_ids: Int[Any, "B T"]
+    position_ids: Int[Any, "B T"]
+    segment_ids: Int[Any, "B T"]
+    first_tokens: Int[Any, " N"]
 
 
 def from_attention_mask(

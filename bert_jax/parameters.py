@@ -38,13 +38,3 @@ def build(
 def named_arrays(state: nnx.State) -> dict[str, Any]:
     """The arrays of a state split from a model, under the checkpoint's names, still on the device."""
     return {name_of(path): variable[...] for path, variable in nnx.to_flat_state(state)}
-
-
-def initial_tensors(config: BertConfig, names: list[str], seed: int) -> dict[str, np.ndarray]:
-    """Fresh values for some parameters of a model, as BERT initialises them.
-
-    Kernels are normal(0, initializer_range), biases 0.
-    """
-    fresh = jax.jit(lambda: nnx.split(SequenceClassifier(config, rngs=nnx.Rngs(seed)))[1])
-    arrays = named_arrays(fresh())
-    return {name: np.asarray(arrays[name]) for name in names}

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
+from bert_jax.errors import UserError
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build
 from bert_jax.tokenizer import Tokenizer, check_max_length
@@ -90,6 +91,8 @@ class TextClassifier:
         texts = list(texts)
         max_length = self.config.max_position_embeddings if max_length is None else max_length
         check_max_length(max_length, self.config)
+        if pairs is not None and self.config.type_vocab_size < 2:
+            raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
         examples = self.tokenizer(texts, None if pairs is None else list(pairs), max_length=max_length)
         out = []
         for text, tokens, logits in zip(texts, examples, self.logits(examples), strict=True):

@@ -3,10 +3,10 @@
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from bert_jax.packing import Rows, Tokens, assign, pack
 
@@ -24,8 +24,8 @@ class Batch(NamedTuple):
     """One step's examples: packed rows, label ids, and weight 0 for slots that are padding."""
 
     rows: Rows
-    labels: Int[Array | np.ndarray, " N"]
-    weights: Float[Array | np.ndarray, " N"]
+    labels: Int[Any, " N"]
+    weights: Float[Any, " N"]
 
 
 class Shapes(NamedTuple):

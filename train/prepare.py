@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from bert_jax.checkpoint import Checkpoint, parameter_shapes
-from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.checkpoint import Checkpoint, with_classifier
+from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
 from bert_jax.tokenizer import Tokenizer, check_max_length
@@ -51,7 +49,9 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{','.join(start.config.labels)}; leave --labels out"
         )
     names, ids = label_ids(splits, config.labels or start.config.labels)
-    start, new = with_classifier(start, names, config)
+    if not start.config.add_pooling_layer and not config.new_pooler:
+        raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
+    start, new = with_classifier(start, names, config.seed)
     tokenizer = Tokenizer.load(source.location.directory)
     tokens = {
         name: tokenizer([row.text for row in split.rows], max_length=config.max_length)
@@ -80,39 +80,6 @@ def prepare(config: TrainConfig) -> Prepared:
         {name: len(split.rows) for name, split in splits.items()},
         notes,
     )
-
-
-def with_classifier(start: Checkpoint, labels: tuple[str, ...], config: TrainConfig) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint as a classifier of these labels, and the names of parameters made new for it.
-
-    New kernels are normal(0, initializer_range) by the seed, new biases 0. Raises `UserError`
-    where there is no pooler and none was asked for.
-    """
-    model = start.config
-    if not model.add_pooling_layer and not config.new_pooler:
-        raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
-    wanted: BertConfig = model.replace(
-        architecture=CLASSIFIER,
-        labels=labels,
-        add_pooling_layer=True,
-        problem_type="single_label_classification",
-    )
-    generator = np.random.default_rng(config.seed)
-    tensors, new = dict(start.tensors), []
-    for name, shape in parameter_shapes(wanted).items():
-        if name not in tensors:
-            new.append(name)
-            scale = wanted.initializer_range if name.endswith("kernel") else 0.0
-            tensors[name] = (scale * generator.standard_normal(shape)).astype(np.float32)
-    metadata = {name: value for name, value in start.metadata.items() if name != "position_ids"}
-    return Checkpoint(wanted, tensors, _tokenizer_files(start), metadata), new
-
-
-def _tokenizer_files(start: Checkpoint) -> dict[str, Path]:
-    """The files a classifier keeps: sentence-transformers' describe an embedding it no longer is."""
-    from bert_jax.tokenizer import FILES
-
-    return {name: path for name, path in start.files.items() if name in FILES}
 
 
 def _check_run_directory(out: Path, overwrite: bool) -> None:

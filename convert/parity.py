@@ -1,0 +1,279 @@
+"""Prove a checkpoint's numbers here against the reference implementation's.
+
+Compares token ids, embeddings, every layer, pooled output, logits, loss, gradients and one AdamW
+step with transformers on torch in float64, and prints the largest errors beside those torch itself
+makes in float32. Exit code 1 if any bound is missed. Without torch, a reference file made earlier
+(--save-reference) takes its place.
+"""
+
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.checkpoint import Checkpoint, with_classifier
+from bert_jax.command import Parser, run
+from bert_jax.config import CLASSIFIER
+from bert_jax.errors import UserError
+from bert_jax.files import new_directory
+from bert_jax.packing import Rows, assign, pack
+from bert_jax.tokenizer import Tokenizer, check_max_length
+
+from . import conversion, huggingface, reference
+from .conversion import Conversion
+from .reference import Error, Quantity, Reference
+
+RMS_RATIO, LARGEST_RATIO = 1.5, 2.0
+"""Our error over torch's own, in the mean square and in the largest element, float32 and bfloat16."""
+
+GRADIENT_RATIO, GRADIENT_SHARE = 2.0, 1e-7
+"""A gradient's error: this times torch's own, plus this share of the global gradient norm."""
+
+STEP_BOUND = 1e-7
+"""After one AdamW step from the same gradients, as atol and rtol: about one float32 unit."""
+
+PROBE_LABELS = tuple(str(i) for i in range(16))
+"""Logits of an encoder alone: enough for the largest error among them to mean something."""
+
+
+class Finding(NamedTuple):
+    """One comparison: our error, torch's own, what is held against what, and whether it holds."""
+
+    name: str
+    ours: Error
+    torch: Error
+    bound: str
+    holds: bool
+
+
+class Answers(NamedTuple):
+    """What this project computes for a reference's texts."""
+
+    forward: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; 0 if every bound holds, 1 if not."""
+    parser = Parser(prog="python -m convert.parity", description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, or native directory")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
+    parser.add_argument("--save-reference", type=Path, metavar="FILE", help="write what torch says to this file")
+    parser.add_argument("--max-length", type=int, default=128, metavar="N", help="cut the texts to N tokens")
+    args = parser.parse_args(argv)
+    if args.reference and args.save_reference:
+        raise UserError("give --reference or --save-reference, not both")
+    with_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    if not args.reference and not with_torch:
+        raise UserError("torch and transformers are not installed: pip install '.[parity]', or give --reference FILE")
+    read = conversion.read(args.source, args.revision)
+    probed = with_probe(read.checkpoint)
+    if args.reference:
+        against = reference.load(args.reference)
+        if against.parameters_sha256 != reference.fingerprint(probed):
+            raise UserError(f"{args.reference}: made from other weights than those in {args.source}")
+    else:
+        check_max_length(args.max_length, read.checkpoint.config)
+        against = ask_torch(read, max_length=args.max_length, sample=False)
+        if args.save_reference:
+            save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True))
+    tokenizer = Tokenizer.load(read.location.directory)
+    return report(args.source, list(compare(probed, tokenizer, against)))
+
+
+def with_probe(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with a classifier: its own, or a fixed random one to get logits from.
+
+    Without a pooler it stays as it is: it has no logits.
+    """
+    config = checkpoint.config
+    if config.architecture == CLASSIFIER or not config.add_pooling_layer:
+        return checkpoint
+    return with_classifier(checkpoint, PROBE_LABELS, seed=0)[0]
+
+
+def ask_torch(read: Conversion, *, max_length: int, sample: bool) -> Reference:
+    """A live reference; a native checkpoint is exported first, for transformers to read."""
+    probed = with_probe(read.checkpoint)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = read.location.directory
+        if conversion.is_native(directory):
+            directory = Path(scratch) / "hf"
+            with new_directory(directory) as new:
+                huggingface.write(new, read.checkpoint)
+        return reference.make(directory, probed, max_length=max_length, sample=sample)
+
+
+def save(path: Path, made: Reference) -> None:
+    """Write a reference file, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reference.save(scratch, made)
+        scratch.replace(path)
+    except OSError as failure:
+        raise UserError(f"{path}: cannot write there: {failure.strerror}") from None
+
+
+def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") -> Answers:
+    """Run our model on packed rows, as users run it, products in true `dtype`.
+
+    Forward quantities have the shapes of the reference's; gradients are of the float32 loss.
+    """
+    import jax
+    from flax import nnx
+
+    from bert_jax.heads import cross_entropy
+    from bert_jax.parameters import build, named_arrays
+
+    lengths = [len(example.input_ids) for example in tokens]
+    row_length = max(64, 1 << (max(lengths) - 1).bit_length())
+    placed = assign(lengths, row_length)
+    rows = pack(tokens, placed, row_length, len(placed), len(tokens))
+    order = np.concatenate([np.arange(first, first + n) for first, n in zip(rows.first_tokens, lengths, strict=True)])
+
+    with jax.default_matmul_precision("float32"):
+        model = build(checkpoint.config, checkpoint.tensors, dtype)
+        graphdef, params = nnx.split(model)
+        classifies = checkpoint.config.architecture == CLASSIFIER
+
+        @jax.jit
+        def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
+            whole = nnx.merge(graphdef, params)
+            bert = whole.bert if classifies else whole
+            hidden = bert.hidden_states(*rows[:4])
+            out = {f"layer.{i}": h.reshape(-1, h.shape[-1]) for i, h in enumerate(hidden)}
+            out["embeddings"] = out.pop("layer.0")
+            if classifies:
+                out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
+            return out
+
+        found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
+        found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
+        if not classifies:
+            return Answers(found, {})
+        labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
+        weights = np.ones(len(tokens), np.float32)
+
+        @jax.jit
+        def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
+            def loss(params: nnx.State) -> jax.Array:
+                return cross_entropy(nnx.merge(graphdef, params)(rows), labels, weights)
+
+            return jax.value_and_grad(loss)(params)
+
+        loss, gradients = loss_and_gradients(params, rows)
+        found["loss"] = np.asarray(loss)
+        return Answers(found, {name: np.asarray(x) for name, x in named_arrays(gradients).items()})
+
+
+def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) -> Iterator[Finding]:
+    """Every comparison, in the order of the computation."""
+    tokens = [
+        tokenizer(*([[part] for part in text] if isinstance(text, list) else [[text]]), max_length=against.max_length)[0]
+        for text in against.texts
+    ]
+    ours = [[example.input_ids.tolist(), example.token_type_ids.tolist()] for example in tokens]
+    wrong = sum(a != b for a, b in zip(ours, against.tokens, strict=True))
+    yield Finding("token ids", Error(wrong, wrong, wrong), Error(0, 0, 0), "equal", wrong == 0)
+    if wrong:
+        return  # every array below would differ for this reason alone
+
+    single = answer(checkpoint, tokens)
+    for name, quantity in against.forward.items():
+        yield _forward(name, single.forward[name], quantity, quantity.torch_error)
+    if against.gradients:
+        yield from _gradients(single.gradients, against)
+        yield _adamw_step(against)
+    half = answer(checkpoint, tokens, "bfloat16")
+    for name in ("logits",) if "logits" in against.forward else (list(against.forward)[-1],):
+        quantity = against.forward[name]
+        if quantity.torch_bfloat16_error is not None:
+            yield _forward(f"{name}, bfloat16", half.forward[name], quantity, quantity.torch_bfloat16_error)
+
+
+def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> Finding:
+    found = reference.error(quantity.of(ours) - quantity.values)
+    if name == "loss":  # one number: torch may be right to the last bit by luck, so allow two units there
+        bound = LARGEST_RATIO * torch.largest + 2 * float(np.spacing(np.float32(quantity.values)))
+        return Finding(name, found, torch, "2x, or 2 ulp", found.largest <= bound)
+    holds = found.rms <= RMS_RATIO * torch.rms and found.largest <= LARGEST_RATIO * torch.largest
+    return Finding(name, found, torch, f"{RMS_RATIO}x rms, {LARGEST_RATIO:g}x max", holds)
+
+
+def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Finding]:
+    """Each gradient against its own bound; shown are the worst and the global one."""
+    norm = np.sqrt(sum(np.sum(q.values**2) for q in against.gradients.values()))
+    findings = []
+    for name, quantity in against.gradients.items():
+        found = reference.error(quantity.of(ours[name]) - quantity.values)
+        bound = GRADIENT_RATIO * quantity.torch_error.norm + GRADIENT_SHARE * norm
+        findings.append((found.norm / bound, Finding(name, found, quantity.torch_error, "2x norm + 1e-7", found.norm <= bound)))
+    missed = [finding for share, finding in findings if not finding.holds]
+    for finding in missed or [max(findings, key=lambda pair: pair[0])[1]]:
+        yield finding._replace(name=f"gradient of {finding.name}")
+    total = [
+        Error(0.0, max(e.largest for e in errors), float(np.sqrt(sum(e.norm**2 for e in errors))))
+        for errors in zip(*((f.ours, f.torch) for _, f in findings), strict=True)
+    ]
+    size = sum(quantity.values.size for quantity in against.gradients.values())
+    mine, torch = (e._replace(rms=e.norm / size**0.5) for e in total)
+    yield Finding(f"gradients, all {len(findings)}", mine, torch, "each as above", not missed)
+
+
+def _adamw_step(against: Reference) -> Finding:
+    """Our AdamW from the reference's gradients, parameter by parameter."""
+    import jax.numpy as jnp
+    import optax
+
+    from bert_jax.optimizer import adamw
+
+    def column(name: str, array: np.ndarray) -> jnp.ndarray:
+        # A sampled kernel lies in one line; give it back its second axis, which decides on decay.
+        array = array.astype(np.float32)
+        return jnp.asarray(array[:, None] if array.ndim == 1 and name.endswith(("kernel", "embedding")) else array)
+
+    before = {name: column(name, pair[0]) for name, pair in against.steps.items()}
+    gradients = {name: column(name, quantity.values) for name, quantity in against.gradients.items()}
+    optimizer = adamw(reference.LEARNING_RATE)
+    updates, _ = optimizer.update(gradients, optimizer.init(before), before)
+    after = optax.apply_updates(before, updates)
+    differences = [
+        (np.asarray(after[name]).reshape(pair[1].shape) - pair[1]) / (1 + np.abs(pair[1]))
+        for name, pair in against.steps.items()
+    ]
+    found = reference.error(np.concatenate([d.ravel() for d in differences]))
+    return Finding("one AdamW step", found, Error(0, 0, 0), f"{STEP_BOUND:g}", found.largest <= STEP_BOUND)
+
+
+def report(source: str, findings: list[Finding]) -> int:
+    """Print the table; 0 if every bound holds, else 1."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{source}: largest errors against float64")
+    for column in ("quantity", "ours", "torch's own", "ratio", "rms ratio", "bound", ""):
+        table.add_column(column, justify="left" if column in ("quantity", "bound") else "right")
+    for finding in findings:
+        ours, torch = finding.ours, finding.torch
+        table.add_row(
+            finding.name,
+            f"{ours.largest:.2e}",
+            f"{torch.largest:.2e}",
+            f"{ours.largest / torch.largest:.2f}" if torch.largest else "-",
+            f"{ours.rms / torch.rms:.2f}" if torch.rms else "-",
+            finding.bound,
+            "ok" if finding.holds else "MISSED",
+        )
+    Console().print(table)
+    missed = [finding.name for finding in findings if not finding.holds]
+    print(f"parity: {len(missed)} of {len(findings)} bounds missed: {', '.join(missed)}" if missed else "parity: all bounds hold")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    run(main)

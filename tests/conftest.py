@@ -1,0 +1,75 @@
+"""Shape types are checked in every test, and fixtures that several files share."""
+
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+
+# Before any of these modules is imported: wrong ranks and sizes raise when a function is traced.
+# Modules without arrays stay as users run them, so that their own validation is what is tested.
+SHAPE_CHECKED = [
+    *(f"bert_jax.{name}" for name in ("attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")),
+    *(f"bert_jax.{name}" for name in ("parameters", "predict")),
+    *(f"train.{name}" for name in ("batches", "evaluate", "metrics", "step")),
+]
+jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
+
+from bert_jax import files  # noqa: E402
+from bert_jax.checkpoint import Checkpoint, parameter_shapes, write  # noqa: E402
+from bert_jax.config import CLASSIFIER, BertConfig  # noqa: E402
+from bert_jax.errors import UserError  # noqa: E402
+from convert import huggingface  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+# A distinct prime for every axis, so that no two can be mistaken for each other.
+PRIMES = BertConfig(
+    vocab_size=101,
+    hidden_size=21,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=37,
+    max_position_embeddings=67,
+    type_vocab_size=2,
+    architecture=CLASSIFIER,
+    labels=("a", "b", "c", "d", "e"),
+)
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "not", "a", "the", "very", "##ly"]
+
+
+def random_checkpoint(config: BertConfig, directory: Path, seed: int = 0) -> Checkpoint:
+    """A checkpoint of random weights with its vocabulary file in `directory`."""
+    generator = np.random.default_rng(seed)
+    tensors = {
+        name: (generator.standard_normal(shape) * 0.2 + name.endswith("scale")).astype(np.float32)
+        for name, shape in parameter_shapes(config).items()
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    return Checkpoint(config, tensors, {"vocab.txt": directory / "vocab.txt"}, {"source": "random"})
+
+
+@pytest.fixture(scope="session")
+def primes(tmp_path_factory) -> Checkpoint:
+    """A classifier whose axes are distinct primes."""
+    return random_checkpoint(PRIMES, tmp_path_factory.mktemp("primes"))
+
+
+@pytest.fixture(scope="session")
+def primes_directory(primes, tmp_path_factory) -> Path:
+    """The same, as a native checkpoint on disk."""
+    directory = tmp_path_factory.mktemp("native") / "model"
+    with files.new_directory(directory) as scratch:
+        write(scratch, primes)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The installed MiniLM in the Hugging Face layout; skips where there is none."""
+    try:
+        return huggingface.locate(huggingface.MINILM).directory
+    except UserError as error:
+        pytest.skip(str(error))

@@ -1,0 +1,91 @@
+"""The comparison with torch, live, and what transformers makes of our exports."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bert_jax import checkpoint, files
+from bert_jax.checkpoint import with_classifier
+from bert_jax.predict import TextClassifier
+from convert import conversion, huggingface, parity
+from convert.__main__ import main as convert
+from tests.conftest import PRIMES, ROOT, random_checkpoint
+
+pytestmark = pytest.mark.parity
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ODD = ROOT / "tests" / "golden" / "odd"
+
+
+def test_minilm_with_every_gradient(minilm, tmp_path, capsys):
+    assert parity.main([huggingface.MINILM, "--save-reference", str(tmp_path / "reference.safetensors")]) == 0
+    assert "gradients, all 105" in capsys.readouterr().out
+    assert parity.main([huggingface.MINILM, "--reference", str(tmp_path / "reference.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ODD.iterdir()))
+def test_golden_files_are_what_torch_says_today(name):
+    """The whole comparison on all elements, where the golden file keeps a sample."""
+    assert parity.main([str(ODD / name)]) == 0
+
+
+def test_a_native_checkpoint_is_compared_too(tmp_path):
+    convert([str(ODD / "sharded_classifier"), str(tmp_path / "native")])
+    assert parity.main([str(tmp_path / "native")]) == 0
+
+
+def load_strictly(kind, directory, **options):
+    model, info = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **options)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    return model.eval()
+
+
+def test_transformers_and_sentence_transformers_load_minilm_handed_back(minilm, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    convert([huggingface.MINILM, str(tmp_path / "native")])
+    convert([str(tmp_path / "native"), str(tmp_path / "back"), "--to", "hf"])
+    load_strictly(transformers.AutoModel, tmp_path / "back")
+    texts = ["it could not be better", "a tedious evening"]
+    ours, theirs = (
+        sentence_transformers.SentenceTransformer(str(path)).encode(texts) for path in (tmp_path / "back", minilm)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ODD.iterdir()))
+def test_transformers_loads_odd_checkpoints_handed_back(name, tmp_path):
+    convert([str(ODD / name), str(tmp_path / "native")])
+    convert([str(tmp_path / "native"), str(tmp_path / "back"), "--to", "hf"])
+    kind = getattr(transformers, json.loads((tmp_path / "back" / "config.json").read_text())["architectures"][0])
+    load_strictly(kind, tmp_path / "back", **({"add_pooling_layer": False} if name == "no_pooler" else {}))
+
+
+def test_a_classifier_made_here_gives_our_logits_in_transformers(tmp_path):
+    encoder = PRIMES.replace(architecture="BertModel", labels=(), max_position_embeddings=64)
+    start = random_checkpoint(encoder, tmp_path / "files")
+    made, _ = with_classifier(start, ("negative", "neutral", "positive"), seed=1)
+    with files.new_directory(tmp_path / "native") as scratch:
+        checkpoint.write(scratch, made)
+    convert([str(tmp_path / "native"), str(tmp_path / "hf"), "--to", "hf"])
+    model = load_strictly(transformers.BertForSequenceClassification, tmp_path / "hf")
+    assert model.config.id2label == {0: "negative", 1: "neutral", 2: "positive"}
+    texts = ["a very good film", "bad", "", "not a good film, not a bad film"]
+    batch = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(texts, padding=True, return_tensors="pt")
+    theirs = model(**batch).logits.detach().numpy()
+    ours = [prediction.logits for prediction in TextClassifier.load(tmp_path / "native")(texts)]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_conversion_of_a_foreign_save(tmp_path):
+    """A checkpoint written by transformers itself, as its users have them."""
+    config = transformers.BertConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20, num_labels=3
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "hf")
+    random_checkpoint(PRIMES, tmp_path / "hf")  # for its vocab.txt
+    read = conversion.read(str(tmp_path / "hf"))
+    assert read.checkpoint.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert parity.main([str(tmp_path / "hf")]) == 0

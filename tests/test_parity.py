@@ -1,0 +1,136 @@
+"""Numbers against torch's, kept in tests/golden (made by tests/golden/make.py); no torch needed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.files import read_tensors, write_tensors
+from bert_jax.tokenizer import Tokenizer
+from convert import conversion, huggingface, parity, reference
+from tests.conftest import ROOT
+
+GOLDEN = ROOT / "tests" / "golden"
+ODD = sorted(path.name for path in (GOLDEN / "odd").iterdir())
+
+
+def findings(source: str, file: Path):
+    read = conversion.read(source)
+    probed = parity.with_probe(read.checkpoint)
+    against = reference.load(file)
+    assert against.parameters_sha256 == reference.fingerprint(probed)
+    return list(parity.compare(probed, Tokenizer.load(read.location.directory), against)), against
+
+
+def check(found, against, layers):
+    missed = [finding for finding in found if not finding.holds]
+    assert not missed, missed
+    names = [finding.name for finding in found]
+    assert names[: layers + 2] == ["token ids", "embeddings", *(f"layer.{i + 1}" for i in range(layers))]
+    assert all(quantity.torch_error.rms > 0 for quantity in against.forward.values())
+    # The rule itself, once more and without the code under test: per checkpoint, over every array.
+    for finding in found:
+        if finding.name in against.forward and finding.name != "loss":
+            assert finding.ours.rms <= 1.5 * finding.torch.rms
+            assert finding.ours.largest <= 2 * finding.torch.largest
+
+
+def test_there_are_enough_references():
+    assert len(ODD) >= 12
+    texts = json.loads(read_tensors(GOLDEN / "minilm.safetensors")[1]["texts"])
+    assert len(texts) >= 32
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_configurations(name):
+    directory = GOLDEN / "odd" / name
+    found, against = findings(str(directory), directory / "reference.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    check(found, against, config["num_hidden_layers"])
+    names = " ".join(finding.name for finding in found)
+    assert ("logits" in names) == ("gradient" in names) == ("AdamW" in names) == (name != "no_pooler")
+
+
+def test_minilm(minilm):
+    found, against = findings(huggingface.MINILM, GOLDEN / "minilm.safetensors")
+    check(found, against, layers=6)
+    for finding in found:
+        if finding.name in against.forward:
+            assert finding.ours.largest < 1e-5
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A golden checkpoint whose tensors a test may change, and the reference of the original."""
+    source = GOLDEN / "odd" / "one_layer"
+    directory = tmp_path / "copy"
+    directory.mkdir()
+    for path in source.iterdir():
+        if path.name != "model.safetensors":
+            (directory / path.name).write_bytes(path.read_bytes())
+    tensors, metadata = read_tensors(source / "model.safetensors")
+    return directory, tensors, metadata
+
+
+def run(directory):
+    return parity.main([str(directory), "--reference", str(directory / "reference.safetensors")])
+
+
+def test_command_exits_0_on_a_match_and_prints_the_table(copy, capsys):
+    directory, tensors, metadata = copy
+    write_tensors(directory / "model.safetensors", tensors, metadata)
+    assert run(directory) == 0
+    printed = capsys.readouterr().out
+    assert "parity: all bounds hold" in printed
+    for word in ("embeddings", "layer.1", "pooled", "logits", "loss", "gradients", "AdamW", "bfloat16"):
+        assert word in printed
+
+
+def test_command_refuses_a_reference_of_other_weights(copy):
+    directory, tensors, metadata = copy
+    tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + 1e-3
+    write_tensors(directory / "model.safetensors", tensors, metadata)
+    with pytest.raises(UserError, match="other weights"):
+        run(directory)
+
+
+def test_command_exits_1_on_a_miss(copy, capsys, monkeypatch):
+    directory, tensors, metadata = copy
+    tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + 1e-5
+    write_tensors(directory / "model.safetensors", tensors, metadata)
+    original = reference.load(directory / "reference.safetensors")
+    monkeypatch.setattr(reference, "fingerprint", lambda _: original.parameters_sha256)
+    assert run(directory) == 1
+    printed = capsys.readouterr().out
+    assert "MISSED" in printed
+    assert "pooled" in printed.split("bounds missed:")[1]
+
+
+def test_a_wrong_activation_is_a_miss(copy, monkeypatch):
+    import jax
+
+    from bert_jax.encoder import ACTIVATIONS
+
+    directory, tensors, metadata = copy
+    write_tensors(directory / "model.safetensors", tensors, metadata)
+    monkeypatch.setitem(ACTIVATIONS, "gelu", lambda x: jax.nn.gelu(x, approximate=True))
+    assert run(directory) == 1
+
+
+def test_reference_survives_its_file(tmp_path):
+    source = GOLDEN / "odd" / "no_pooler" / "reference.safetensors"
+    made = reference.load(source)
+    reference.save(tmp_path / "again.safetensors", made)
+    again = reference.load(tmp_path / "again.safetensors")
+    assert again._replace(forward={}) == made._replace(forward={})
+    for name, quantity in made.forward.items():
+        np.testing.assert_array_equal(again.forward[name].values, quantity.values)
+        assert again.forward[name].torch_error == quantity.torch_error
+
+
+def test_not_a_reference_is_said(tmp_path):
+    write_tensors(tmp_path / "x.safetensors", {"a": np.zeros(2)}, {})
+    with pytest.raises(UserError, match="not a reference file"):
+        reference.load(tmp_path / "x.safetensors")

@@ -1,0 +1,105 @@
+"""The house: imports run one way, the wheel holds bert_jax alone, the command line is frozen."""
+
+import ast
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED = {"bert_jax": set(), "convert": {"bert_jax"}, "train": {"bert_jax", "convert"}}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        found = set(imports(path)) & (set(ALLOWED) | {"tests", "benchmarks"})
+        # Siblings are imported relatively, except in the library itself.
+        assert found <= ALLOWED[package] | ({"bert_jax"} if package == "bert_jax" else set()), path
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_torch_stays_outside(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        found = {"torch", "transformers"} & set(imports(path))
+        assert not found or path.name == "reference.py", path
+
+
+def test_library_imports_without_jax():
+    code = "import sys, bert_jax, bert_jax.checkpoint, convert.__main__, train.prepare; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_public_names_exist():
+    import bert_jax
+
+    assert sorted(bert_jax._HOME) == sorted(bert_jax.__all__)
+    assert all(getattr(bert_jax, name).__doc__ for name in bert_jax.__all__)
+    with pytest.raises(AttributeError):
+        bert_jax.nothing
+
+
+def test_version_is_said_once_truly():
+    import tomllib
+
+    import bert_jax
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == bert_jax.__version__
+
+
+def test_options_of_train_are_these():
+    import dataclasses
+
+    from train.config import TrainConfig
+
+    assert [field.name for field in dataclasses.fields(TrainConfig)] == (
+        "model revision data out overwrite epochs batch_size learning_rate warmup weight_decay clip_norm max_length "
+        "dtype seed labels text_column label_column dev_fraction skip_bad metric new_pooler"
+    ).split()
+
+
+def test_wheel_holds_bert_jax_alone_and_works_elsewhere(tmp_path, primes_directory):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"bert_jax", f"{wheel.name.split('-py3')[0]}.dist-info"}
+    assert "bert_jax/py.typed" in names
+
+    # A venv of its own for the wheel, which sees this one's packages but not this checkout.
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True, text=True
+    ).stdout.strip()
+    zipfile.ZipFile(wheel).extractall(site)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (tmp_path / "packages").mkdir()
+    for folder in others:
+        for entry in os.listdir(folder):
+            if not entry.startswith(("bert_jax", "__editable__")) and not entry.endswith(".pth"):
+                (tmp_path / "packages" / entry).symlink_to(os.path.join(folder, entry))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "packages")}
+    code = "import bert_jax; print(bert_jax.__file__); bert_jax.TextClassifier"
+    where = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert where.stdout.startswith(site), where.stderr
+    command = [python, "-m", "bert_jax", "--model", str(primes_directory), "a good film"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"text": "a good film"' in done.stdout
+    absent = subprocess.run([python, "-c", "import train"], cwd=tmp_path, env=environment, capture_output=True)
+    assert absent.returncode != 0
