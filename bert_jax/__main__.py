@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned native checkpoint")
     parser.add_argument("--input", metavar="FILE", help="file with one text a line, UTF-8 (default: standard input)")
-    parser.add_argument("--output", metavar="FILE", help="file to write, whole or not at all (default: standard output)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="file to write, whole or not at all (default: standard output)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument("--logits", action="store_true", help="add the raw logits, in order of label id")
     parser.add_argument("--max-length", type=int, metavar="N", help="cut texts to N tokens (default: the model's most)")
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("give texts or --input, not both")
     for text in args.texts:
         if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise UserError(f"text {ascii(text)}: not UTF-8")
+            raise UserError(f"text {text!a}: not UTF-8")
     checkpoint, tokenizer = read_classifier(args.model)
     if args.max_length is not None:
         check_max_length(args.max_length, checkpoint.config)
@@ -75,8 +77,8 @@ def _output(args) -> Iterator[TextIO]:
     if not args.output:
         if sys.stdout is None:
             raise UserError("standard output is closed; give --output FILE")
-        sys.stdout.reconfigure(encoding="utf-8")
-        yield sys.stdout
+        with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as out:
+            yield out
         return
     path = Path(args.output)
     if path.exists() and not args.overwrite:

@@ -148,9 +148,7 @@ def read(directory: Path | str) -> Checkpoint:
     path = directory / "model.safetensors"
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: not a native checkpoint; convert it first: python -m convert {directory} OUT"
-        )
+        raise UserError(f"{path}: not a native checkpoint; convert it first: python -m convert {directory} OUT")
     if metadata.get("format_version") != VERSION:
         raise UserError(f"{path}: format version {metadata.get('format_version')}; this program reads {VERSION}")
     check_tensors(path, parameter_shapes(config), tensors)

@@ -183,9 +183,7 @@ _SIZES = (
     "type_vocab_size",
 )
 _FIELDS = {
-    f.name: f.default
-    for f in dataclasses.fields(BertConfig)
-    if f.name not in ("architecture", "labels", "source")
+    f.name: f.default for f in dataclasses.fields(BertConfig) if f.name not in ("architecture", "labels", "source")
 }
 
 # Architectures whose encoder is taken while the heads, listed as ignored, stay behind.

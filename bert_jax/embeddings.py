@@ -50,12 +50,12 @@ class Embeddings(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B T D"]:
         """Embed each token, in the compute dtype; an id outside its table gives NaN."""
-        words = self.word_embeddings(input_ids)
+        words = self.word_embeddings(jnp.asarray(input_ids))
         if self.pad_token_id is not None:
             # torch's padding_idx: the [PAD] row takes part in the sum but gets no gradient.
-            is_pad = (jnp.asarray(input_ids) == self.pad_token_id)[..., None]
+            is_pad = jnp.equal(input_ids, self.pad_token_id)[..., None]
             words = jnp.where(is_pad, jax.lax.stop_gradient(words), words)
-        x = words + self.token_type_embeddings(token_type_ids)
-        x = x + self.position_embeddings(position_ids)
+        x = words + self.token_type_embeddings(jnp.asarray(token_type_ids))
+        x = x + self.position_embeddings(jnp.asarray(position_ids))
         x = self.layer_norm(x).astype(self.dtype)
         return dropout(x, self.rate, rngs)

@@ -58,9 +58,7 @@ class Encoder(nnx.Module):
     """The layers in order."""
 
     def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.layers = nnx.List(
-            [Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
+        self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
 
     def __call__(
         self,

@@ -108,9 +108,7 @@ def pack(
     return Rows(ids, types, positions, segments, first_tokens)
 
 
-def prediction_batches(
-    examples: Sequence[Tokens], *, batch_tokens: int
-) -> Iterator[tuple[Rows, list[int]]]:
+def prediction_batches(examples: Sequence[Tokens], *, batch_tokens: int) -> Iterator[tuple[Rows, list[int]]]:
     """Pack all examples into batches of at most `batch_tokens` tokens, each example once.
 
     Yields rows and the indices of the examples in them; row slots past those are padding. Row

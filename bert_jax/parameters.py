@@ -1,7 +1,7 @@
 """Named arrays to a model, and a model to named arrays."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from flax import nnx
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.heads import SequenceClassifier
 from bert_jax.model import Model
+
+M = TypeVar("M", bound=nnx.Module)
 
 
 def name_of(path: tuple[Any, ...]) -> str:
@@ -25,9 +27,20 @@ def build(
 
     Raises `KeyError` for a parameter that `tensors` lacks.
     """
-    kind = SequenceClassifier if config.architecture == CLASSIFIER else Model
-    abstract = nnx.eval_shape(lambda: kind(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(abstract)
+    if config.architecture == CLASSIFIER:
+        return build_classifier(config, tensors, dtype)
+    return _filled(lambda: Model(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), tensors)
+
+
+def build_classifier(
+    config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32"
+) -> SequenceClassifier:
+    """`build` for a config known to be a classifier's."""
+    return _filled(lambda: SequenceClassifier(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), tensors)
+
+
+def _filled(make: Callable[[], M], tensors: Mapping[str, np.ndarray | jax.Array]) -> M:
+    graphdef, state = nnx.split(nnx.eval_shape(make))
     flat = [
         (path, variable.replace(jnp.asarray(tensors[name_of(path)], jnp.float32)))
         for path, variable in nnx.to_flat_state(state)

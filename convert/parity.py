@@ -10,7 +10,7 @@ import importlib.util
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -127,7 +127,7 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
     import jax
     from flax import nnx
 
-    from bert_jax.heads import cross_entropy
+    from bert_jax.heads import SequenceClassifier, cross_entropy
     from bert_jax.parameters import build, named_arrays
 
     lengths = [len(example.input_ids) for example in tokens]
@@ -139,22 +139,21 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
     with jax.default_matmul_precision("float32"):
         model = build(checkpoint.config, checkpoint.tensors, dtype)
         graphdef, params = nnx.split(model)
-        classifies = checkpoint.config.architecture == CLASSIFIER
 
         @jax.jit
         def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
             whole = nnx.merge(graphdef, params)
-            bert = whole.bert if classifies else whole
+            bert = whole.bert if isinstance(whole, SequenceClassifier) else whole
             hidden = bert.hidden_states(*rows[:4])
             out = {f"layer.{i}": h.reshape(-1, h.shape[-1]) for i, h in enumerate(hidden)}
             out["embeddings"] = out.pop("layer.0")
-            if classifies:
+            if isinstance(whole, SequenceClassifier):
                 out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
             return out
 
         found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
         found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
-        if not classifies:
+        if not isinstance(model, SequenceClassifier):
             return Answers(found, {})
         labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
         weights = np.ones(len(tokens), np.float32)
@@ -162,7 +161,8 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
         @jax.jit
         def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
             def loss(params: nnx.State) -> jax.Array:
-                return cross_entropy(nnx.merge(graphdef, params)(rows), labels, weights)
+                classifier = cast(SequenceClassifier, nnx.merge(graphdef, params))
+                return cross_entropy(classifier(rows), labels, weights)
 
             return jax.value_and_grad(loss)(params)
 
@@ -174,7 +174,9 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
 def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) -> Iterator[Finding]:
     """Every comparison, in the order of the computation."""
     tokens = [
-        tokenizer(*([[part] for part in text] if isinstance(text, list) else [[text]]), max_length=against.max_length)[0]
+        tokenizer(*([[part] for part in text] if isinstance(text, list) else [[text]]), max_length=against.max_length)[
+            0
+        ]
         for text in against.texts
     ]
     ours = [[example.input_ids.tolist(), example.token_type_ids.tolist()] for example in tokens]
@@ -212,7 +214,9 @@ def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Find
     for name, quantity in against.gradients.items():
         found = reference.error(quantity.of(ours[name]) - quantity.values)
         bound = GRADIENT_RATIO * quantity.torch_error.norm + GRADIENT_SHARE * norm
-        findings.append((found.norm / bound, Finding(name, found, quantity.torch_error, "2x norm + 1e-7", found.norm <= bound)))
+        findings.append(
+            (found.norm / bound, Finding(name, found, quantity.torch_error, "2x norm + 1e-7", found.norm <= bound))
+        )
     missed = [finding for share, finding in findings if not finding.holds]
     for finding in missed or [max(findings, key=lambda pair: pair[0])[1]]:
         yield finding._replace(name=f"gradient of {finding.name}")
@@ -241,7 +245,7 @@ def _adamw_step(against: Reference) -> Finding:
     gradients = {name: column(name, quantity.values) for name, quantity in against.gradients.items()}
     optimizer = adamw(reference.LEARNING_RATE)
     updates, _ = optimizer.update(gradients, optimizer.init(before), before)
-    after = optax.apply_updates(before, updates)
+    after = cast(dict[str, jnp.ndarray], optax.apply_updates(before, updates))
     differences = [
         (np.asarray(after[name]).reshape(pair[1].shape) - pair[1]) / (1 + np.abs(pair[1]))
         for name, pair in against.steps.items()
@@ -271,7 +275,11 @@ def report(source: str, findings: list[Finding]) -> int:
         )
     Console().print(table)
     missed = [finding.name for finding in findings if not finding.holds]
-    print(f"parity: {len(missed)} of {len(findings)} bounds missed: {', '.join(missed)}" if missed else "parity: all bounds hold")
+    print(
+        f"parity: {len(missed)} of {len(findings)} bounds missed: {', '.join(missed)}"
+        if missed
+        else "parity: all bounds hold"
+    )
     return 1 if missed else 0
 
 

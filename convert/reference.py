@@ -169,10 +169,7 @@ def load(path: Path) -> Reference:
             Error(*single),
             Error(*half) if half else None,
         )
-    steps = {
-        name: (arrays[f"steps/{name}/before"], arrays[f"steps/{name}/after"])
-        for name in kinds["gradients"]
-    }
+    steps = {name: (arrays[f"steps/{name}/before"], arrays[f"steps/{name}/after"]) for name in kinds["gradients"]}
     return Reference(
         json.loads(header["texts"]),
         int(header["max_length"]),
@@ -203,22 +200,18 @@ def _answer(
     from transformers import BertForSequenceClassification, BertModel
 
     config = checkpoint.config
+    kind: Any = BertForSequenceClassification if config.add_pooling_layer else BertModel
+    options: dict[str, Any] = {"add_pooling_layer": False}
     if config.add_pooling_layer:
-        model, info = BertForSequenceClassification.from_pretrained(
-            directory, dtype=dtype, num_labels=len(config.labels), output_loading_info=True, problem_type=config.problem_type
-        )
-        absent = {name for name in info["missing_keys"] if not name.startswith("classifier.")}
-        if "classifier.weight" in info["missing_keys"]:
-            with torch.no_grad():
-                model.classifier.weight.copy_(torch.from_numpy(checkpoint.tensors["classifier.kernel"].T.copy()))
-                model.classifier.bias.copy_(torch.from_numpy(checkpoint.tensors["classifier.bias"]))
-    else:
-        model, info = BertModel.from_pretrained(
-            directory, dtype=dtype, add_pooling_layer=False, output_loading_info=True
-        )
-        absent = set(info["missing_keys"])
-    if absent:
+        options = {"num_labels": len(config.labels), "problem_type": config.problem_type}
+    model, info = kind.from_pretrained(directory, dtype=dtype, output_loading_info=True, **options)
+    probe = {"classifier.weight", "classifier.bias"} if "classifier.weight" in info["missing_keys"] else set()
+    if absent := set(info["missing_keys"]) - probe:
         raise UserError(f"{directory}: transformers misses {', '.join(sorted(absent))} in it")
+    if probe:
+        with torch.no_grad():
+            model.classifier.weight.copy_(torch.from_numpy(checkpoint.tensors["classifier.kernel"].T.copy()))
+            model.classifier.bias.copy_(torch.from_numpy(checkpoint.tensors["classifier.bias"]))
     model.eval()
     out = model(**batch, output_hidden_states=True)
     mask = torch.from_numpy(real)
@@ -241,7 +234,11 @@ def _answer(
             out[row.native] = row.layout.to_native(_numpy(tensor))
         return out
 
-    return {name: _numpy(value) for name, value in forward.items()}, native(gradients), native(dict(model.named_parameters()))
+    return (
+        {name: _numpy(value) for name, value in forward.items()},
+        native(gradients),
+        native(dict(model.named_parameters())),
+    )
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -44,7 +44,10 @@ TEXTS: tuple[str | tuple[str, str], ...] = (
     _LONG,
     _LONG * 3,
     ("A man is playing a guitar.", "Someone makes music."),
-    ("The door was locked.", "Nobody could get in without a key, and the key had been at the bottom of the lake for years."),
+    (
+        "The door was locked.",
+        "Nobody could get in without a key, and the key had been at the bottom of the lake for years.",
+    ),
     (_LONG, "A journey by rail."),
     ("Short.", _LONG),
 )

@@ -137,7 +137,7 @@ def test_dropout_rate_scale_and_independence(rate):
     both = float(((a != 0) & (b != 0)).mean())
     assert abs(both - (1 - rate) ** 2) < 5 / n**0.5
     for axis in range(3):  # not broadcast along any axis
-        assert 0 < float((a != 0).mean(axis=axis).std())
+        assert float((a != 0).mean(axis=axis).std()) > 0
 
 
 def test_pad_row_gets_no_gradient_even_where_pad_is_a_real_token(primes):
@@ -175,7 +175,9 @@ def test_initialisation_is_berts():
     from bert_jax.config import BertConfig
     from bert_jax.model import Model
 
-    config = BertConfig(vocab_size=997, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.05)
+    config = BertConfig(
+        vocab_size=997, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.05
+    )
     for path, variable in nnx.to_flat_state(nnx.state(Model(config, rngs=nnx.Rngs(0)), nnx.Param)):
         value, name = np.asarray(variable[...]), name_of(path)
         if name.endswith("bias"):

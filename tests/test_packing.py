@@ -12,9 +12,7 @@ lengths = st.lists(st.integers(2, 40), min_size=0, max_size=60)
 
 
 def tokens_of(sizes):
-    return [
-        Tokens(np.full(n, i + 1, np.int32), np.full(n, i % 2, np.int32)) for i, n in enumerate(sizes)
-    ]
+    return [Tokens(np.full(n, i + 1, np.int32), np.full(n, i % 2, np.int32)) for i, n in enumerate(sizes)]
 
 
 @given(lengths)

@@ -78,7 +78,7 @@ class Batches:
     def _shuffled(self, epoch: int) -> Int[np.ndarray, " M"]:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
 
-    def _assign(self, indices: Sequence[int], row_length: int) -> list[list[int]]:
+    def _assign(self, indices: Int[np.ndarray, " N"], row_length: int) -> list[list[int]]:
         if not self.packed:
             return [[i] for i in range(len(indices))]
         return assign(self.lengths[indices].tolist(), row_length)
@@ -90,13 +90,12 @@ class Batches:
             return Shapes(longest, (self.batch_size,))
         lengths = {longest, *(t for t in _ROW_LENGTHS if longest <= t <= max(4 * longest, 64))}
         sample = range(min(self.steps_per_epoch, _SAMPLE))
-        best = None
+        choices = []
         for row_length in sorted(lengths):
             counts = Counter(len(self._assign(self.indices(step), row_length)) for step in sample)
             row_counts, rows = fewest_rows(counts, self.steps_per_epoch / len(sample))
-            if best is None or rows * row_length < best[0]:
-                best = rows * row_length, Shapes(row_length, row_counts)
-        return best[1]
+            choices.append((rows * row_length, Shapes(row_length, row_counts)))
+        return min(choices)[1]
 
 
 def fewest_rows(counts: Counter[int], scale: float = 1.0) -> tuple[tuple[int, ...], float]:

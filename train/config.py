@@ -21,9 +21,13 @@ def _option(default: Any, help: str, *, kind: Any = str, **more: Any) -> Any:
 class TrainConfig:
     """What a run depends on; validated on construction (`UserError` names the option)."""
 
-    model: str = _option(MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID")
+    model: str = _option(
+        MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID"
+    )
     revision: str | None = _option(None, "branch, tag or commit of a hub id", metavar="R")
-    data: str = _option(str(DEMO), "directory with train, dev and test files, or one file (tsv, csv, jsonl, parquet)", metavar="PATH")
+    data: str = _option(
+        str(DEMO), "directory with train, dev and test files, or one file (tsv, csv, jsonl, parquet)", metavar="PATH"
+    )
     out: str | None = _option(None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
     overwrite: bool = _option(False, "replace an earlier run in RUN", kind=bool)
     epochs: int = _option(3, "passes over the training examples", kind=int, metavar="N")
@@ -38,7 +42,9 @@ class TrainConfig:
     labels: tuple[str, ...] = _option((), "names of integer labels 0, 1, ...", kind=label_names, metavar="A,B")
     text_column: str | None = _option(None, "column with the text (default: found by name)", metavar="NAME")
     label_column: str | None = _option(None, "column with the label (default: found by name)", metavar="NAME")
-    dev_fraction: float = _option(0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X")
+    dev_fraction: float = _option(
+        0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X"
+    )
     skip_bad: bool = _option(False, "count and leave out rows without a usable text and label", kind=bool)
     metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
     new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)

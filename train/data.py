@@ -98,29 +98,28 @@ def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tupl
     `UserError` with the row of a label that is out of range or unknown.
     """
     rows = [row for split in splits.values() for row in split.rows]
-    integers = all(_as_integer(row.label) is not None for row in rows)
-    train = splits["train"].rows
-    if integers and not (names and all(str(row.label) in names for row in rows)):
-        limit = len(names) or max(2, len(train))
+    train = splits["train"]
+    numbers = [_as_integer(row.label) for row in rows]
+    if None in numbers or (names and all(str(row.label) in names for row in rows)):
+        names = tuple(names) or tuple(sorted({str(row.label) for row in train.rows}))
+        place = {name: i for i, name in enumerate(names)}
         for row in rows:
-            number = _as_integer(row.label)
-            if not 0 <= number < limit:
-                raise UserError(f"{row.place}: label {row.label} is out of range; expected 0 to {limit - 1}")
-        if not names:
-            count = max(_as_integer(row.label) for row in train) + 1
-            names = tuple(str(i) for i in range(count))
-        ids = {name: i for i, name in enumerate(str(i) for i in range(len(names)))}
-        key = lambda row: str(_as_integer(row.label))  # noqa: E731
+            if str(row.label) not in place:
+                raise UserError(f"{row.place}: label {row.label!r} is unknown; expected one of {', '.join(names)}")
+        ids = {name: [place[str(row.label)] for row in split.rows] for name, split in splits.items()}
     else:
-        names = tuple(names) or tuple(sorted({str(row.label) for row in train}))
-        ids = {name: i for i, name in enumerate(names)}
-        key = lambda row: str(row.label)  # noqa: E731
-    for row in rows:
-        if key(row) not in ids:
-            raise UserError(f"{row.place}: label {str(row.label)!r} is unknown; expected one of {', '.join(names)}")
+        ids = {name: [int(row.label) for row in split.rows] for name, split in splits.items()}
+        if not names:  # as many as the training set uses, unless a stray number is larger than the set itself
+            limit = max(2, len(train.rows))
+            names = tuple(str(i) for i in range(min(limit, max(0, *ids["train"]) + 1)))
+        for name, split in splits.items():
+            for row, number in zip(split.rows, ids[name], strict=True):
+                if not 0 <= number < len(names):
+                    last = len(names) - 1
+                    raise UserError(f"{row.place}: label {row.label} is out of range; expected 0 to {last}")
     if len(names) < 2:
-        raise UserError(f"{splits['train'].path}: all rows have the label {names[0]!r}; a classifier needs two or more")
-    return tuple(names), {name: [ids[key(row)] for row in split.rows] for name, split in splits.items()}
+        raise UserError(f"{train.path}: all rows have the label {''.join(names)}; a classifier needs two or more")
+    return tuple(names), ids
 
 
 def _find(directory: Path) -> dict[str, Path]:
@@ -160,9 +159,7 @@ def _column(path: Path, columns: list[str], wanted: str | None, known: Sequence[
     for name in known:
         if name in lower:
             return lower[name]
-    raise UserError(
-        f"{path}: no {what} column; there are: {', '.join(columns)}; name it with --{what}-column"
-    )
+    raise UserError(f"{path}: no {what} column; there are: {', '.join(columns)}; name it with --{what}-column")
 
 
 def _problem(names: tuple[str, str], text: Any, label: Any) -> str | None:
@@ -176,7 +173,11 @@ def _problem(names: tuple[str, str], text: Any, label: Any) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None or (isinstance(value, float) and math.isnan(value)) else json.dumps(value, default=str)[:60]
+    return (
+        "null"
+        if value is None or (isinstance(value, float) and math.isnan(value))
+        else json.dumps(value, default=str)[:60]
+    )
 
 
 def _as_integer(label: int | str) -> int | None:
@@ -229,7 +230,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import datasets
 
     try:
-        table = datasets.Dataset.from_parquet(str(path), cache_dir=None, keep_in_memory=True)
+        table = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
     except Exception as error:
         raise UserError(f"{path}: not a sound parquet file: {str(error).splitlines()[0]}") from None
     for number, record in enumerate(table, 1):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -11,11 +10,6 @@ from bert_jax.packing import Rows, Tokens
 from bert_jax.predict import packed_logits
 
 from .metrics import Metrics, classification
-
-
-def make_apply(graphdef: nnx.GraphDef) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
-    """The compiled forward pass of a classifier, without dropout."""
-    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows))
 
 
 def evaluate(

@@ -1,11 +1,13 @@
 """The run, from first line to last."""
 
 import importlib.metadata
+import json
+import math
 import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -17,14 +19,15 @@ from bert_jax.checkpoint import Checkpoint
 from bert_jax.errors import UserError
 from bert_jax.files import new_directory, sha256, write_json
 from bert_jax.optimizer import fine_tuning
-from bert_jax.parameters import build, named_arrays
+from bert_jax.parameters import build_classifier, named_arrays
+from bert_jax.predict import make_apply
 
 from .config import TrainConfig
-from .evaluate import evaluate, make_apply
+from .evaluate import evaluate
 from .metrics import Metrics
 from .prepare import Prepared
-from .report import CompileClock, MetricsLog, closing_table, ticker
-from .step import initial_state, make_train_step
+from .report import CompileClock, Speed, closing_table, ticker
+from .step import StepMetrics, initial_state, make_train_step
 
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl."""
@@ -38,14 +41,16 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     """
     clock = CompileClock()
     out = config.run_directory
-    _make_run_directory(out, config.overwrite)
+    _make_run_directory(out)
     start = time.monotonic()
     batches, labels = prepared.batches, prepared.checkpoint.config.labels
     steps = config.epochs * batches.steps_per_epoch
     record = _record(config, prepared, steps)
     write_json(out / "run.json", record)
 
-    graphdef, params = nnx.split(build(prepared.checkpoint.config, prepared.checkpoint.tensors, config.dtype))
+    graphdef, params = nnx.split(
+        build_classifier(prepared.checkpoint.config, prepared.checkpoint.tensors, config.dtype)
+    )
     optimizer = fine_tuning(
         config.learning_rate,
         steps=steps,
@@ -56,69 +61,48 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     train_step, apply = make_train_step(graphdef, optimizer), make_apply(graphdef)
     state, key = initial_state(params, optimizer), jax.random.key(config.seed)
 
-    log = MetricsLog(out / "metrics.jsonl")
+    speed = Speed(clock)
     best: float | None = None
     results: dict[str, Metrics] = {}
-    shapes: set[tuple[int, ...]] = set()
-    pending: list[tuple[int, Any]] = []
-    tokens = computed = 0
-    seconds = 0.0  # of training alone: neither compiling nor evaluating
-    mark, compiled = time.monotonic(), clock.seconds
-
-    with ticker(console, steps) as show:
+    pending: list[StepMetrics] = []
+    with open(out / "metrics.jsonl", "w", encoding="utf-8") as log, ticker(console, steps) as show:
         for step in range(steps):
             batch = batches.batch(step)
-            shapes.add(batch.rows.input_ids.shape)
-            tokens += batches.useful_tokens(step)
-            computed += batch.rows.input_ids.size
+            speed.count(batch.rows.input_ids.shape, batches.useful_tokens(step))
             state, metrics = train_step(state, batch, key)
-            pending.append((step + 1, metrics))
-            epoch_ends = (step + 1) % batches.steps_per_epoch == 0
-            if epoch_ends or (step + 1) % LOG_EVERY == 0:
-                for number, values in pending:
-                    loss, norm = float(values.loss), float(values.grad_norm)
-                    log.write(step=number, loss=loss, grad_norm=norm)
-                    if not np.isfinite(loss):
-                        raise UserError(f"the loss is {loss} at step {number}; try a lower --learning-rate")
-                pending.clear()
-                now = time.monotonic()
-                seconds += (now - mark) - (clock.seconds - compiled)
-                mark, compiled = now, clock.seconds
-                show.update(step + 1, loss, tokens / max(seconds, 1e-9))
-            if epoch_ends:
-                epoch = (step + 1) // batches.steps_per_epoch
-                dev = evaluate(apply, state.params, *prepared.evaluated["dev"], len(labels))
-                log.write(step=step + 1, epoch=epoch, split="dev", **dev._asdict())
-                better = best is None or getattr(dev, config.metric) > best
-                console.print(
-                    f"epoch {epoch}/{config.epochs}  dev accuracy {dev.accuracy:.4f}  "
-                    f"macro F1 {dev.macro_f1:.4f}  loss {dev.loss:.4f}{'  (best so far)' if better else ''}",
-                    highlight=False,
-                )
-                if better:
-                    best = getattr(dev, config.metric)
-                    results = {"dev": dev}
-                    if "test" in prepared.evaluated:
-                        results["test"] = evaluate(apply, state.params, *prepared.evaluated["test"], len(labels))
-                    _save(out / "best", prepared.checkpoint, state.params)
-                mark, compiled = time.monotonic(), clock.seconds
-    log.close()
+            pending.append(metrics)
+            done = step + 1
+            epoch, rest = divmod(done, batches.steps_per_epoch)
+            if rest and done % LOG_EVERY:
+                continue  # reading a metric waits for its step, so it is done in bulk
+            loss = _log_steps(log, done - len(pending), pending)
+            pending.clear()
+            speed.lap()
+            show.update(done, loss, speed.tokens_per_second)
+            if rest:
+                continue
+            dev = evaluate(apply, state.params, *prepared.evaluated["dev"], len(labels))
+            _log(log, step=done, epoch=epoch, split="dev", **dev._asdict())
+            better = best is None or getattr(dev, config.metric) > best
+            if better:
+                best, results["dev"] = getattr(dev, config.metric), dev
+                _save(out / "best", prepared.checkpoint, state.params)
+            console.print(
+                f"epoch {epoch}/{config.epochs}  dev accuracy {dev.accuracy:.4f}  macro F1 {dev.macro_f1:.4f}  "
+                f"loss {dev.loss:.4f}{'  (best so far)' if better else ''}"
+            )
+            speed.restart()
+    if "test" in prepared.evaluated:  # by the model as saved, not as remembered
+        kept = nnx.split(checkpoint.load(out / "best", config.dtype))[1]
+        results["test"] = evaluate(apply, kept, *prepared.evaluated["test"], len(labels))
 
-    figures = {
-        "compiled_shapes": sorted(shapes),
-        "compile_seconds": round(clock.seconds, 2),
-        "train_seconds": round(seconds, 2),
-        "total_seconds": round(time.monotonic() - start, 2),
-        "steps_per_second": steps / seconds,
-        "useful_tokens_per_second": tokens / seconds,
-        "useful_share": tokens / computed,
-    }
+    figures = {**speed.figures(), "compile_seconds": clock.seconds, "total_seconds": time.monotonic() - start}
     record |= {"figures": figures, "best": {name: metrics._asdict() for name, metrics in results.items()}}
     write_json(out / "run.json", record)
     facts = {
-        "compiled": f"{len(shapes)} shapes of the step, {clock.seconds:.1f} s in all",
-        "speed": f"{figures['steps_per_second']:.2f} steps/s, {figures['useful_tokens_per_second']:,.0f} useful tokens/s",
-        "useful tokens": f"{figures['useful_share']:.1%} of those computed",
+        "compiled": f"{len(speed.shapes)} shapes of the step; {clock.seconds:.1f} s in all",
+        "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
+        "useful tokens": f"{speed.useful_share:.1%} of those computed",
         "time": f"{figures['total_seconds']:.0f} s",
         "model": str(out / "best"),
     }
@@ -126,9 +110,25 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     return results
 
 
-def _make_run_directory(out: Path, overwrite: bool) -> None:
+def _log(log: TextIO, **values: Any) -> None:
+    log.write(json.dumps(values) + "\n")
+    log.flush()
+
+
+def _log_steps(log: TextIO, first: int, metrics: list[StepMetrics]) -> float:
+    """Log the steps after step `first` and return the last one's loss."""
+    loss = float("nan")
+    for number, values in enumerate(metrics, first + 1):
+        loss = float(values.loss)
+        _log(log, step=number, loss=loss, grad_norm=float(values.grad_norm))
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {number}; try a lower --learning-rate")
+    return loss
+
+
+def _make_run_directory(out: Path) -> None:
     try:
-        if out.exists():
+        if out.exists():  # `prepare` has seen that it is empty, or a run that may be replaced
             shutil.rmtree(out)
         out.mkdir(parents=True)
     except OSError as error:

@@ -1,10 +1,8 @@
-"""What a run says while it goes and when it ends: progress, metrics.jsonl, the closing table."""
+"""What a run says while it goes and when it ends: progress, then the closing table."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,25 +23,61 @@ class CompileClock:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._add)
 
-    def _add(self, event: str, duration: float, **_: Any) -> None:
+    def _add(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            self.seconds += duration
+            self.seconds += duration_secs
 
 
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, flushed as written."""
+class Speed:
+    """Steps, tokens and the seconds of training alone: neither compiling nor evaluating."""
 
-    def __init__(self, path: Path):
-        self._file = open(path, "a", encoding="utf-8")
+    def __init__(self, clock: CompileClock):
+        self.seconds = 0.0
+        self.steps = self.tokens = self.computed = 0
+        self.shapes: set[tuple[int, ...]] = set()
+        self._clock = clock
+        self.restart()
 
-    def write(self, **values: Any) -> None:
-        """Append one record."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+    def count(self, shape: tuple[int, ...], useful_tokens: int) -> None:
+        """A step on rows of this shape, of whose tokens so many are not padding, begins."""
+        self.steps += 1
+        self.shapes.add(shape)
+        self.tokens += useful_tokens
+        self.computed += shape[0] * shape[1]
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def restart(self) -> None:
+        """Leave out the time since the last lap."""
+        self._mark, self._compiled = time.monotonic(), self._clock.seconds
+
+    def lap(self) -> None:
+        """All steps counted are done: add the time since the last lap, less what compiling took."""
+        self.seconds += time.monotonic() - self._mark - (self._clock.seconds - self._compiled)
+        self.restart()
+
+    @property
+    def steps_per_second(self) -> float:
+        """Over all laps."""
+        return self.steps / max(self.seconds, 1e-9)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Useful tokens, over all laps."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def useful_share(self) -> float:
+        """Tokens that are not padding among those computed."""
+        return self.tokens / self.computed
+
+    def figures(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return {
+            "compiled_shapes": sorted(self.shapes),
+            "train_seconds": self.seconds,
+            "steps_per_second": self.steps_per_second,
+            "useful_tokens_per_second": self.tokens_per_second,
+            "useful_share": self.useful_share,
+        }
 
 
 class Ticker:
@@ -63,10 +97,8 @@ class Ticker:
         if now - self._last >= PLAIN_SECONDS or step == self.steps:
             self._last = now
             left = (now - self._start) / step * (self.steps - step)
-            self.console.print(
-                f"step {step}/{self.steps}  loss {loss:.4f}  {tokens_per_second:,.0f} useful tokens/s  {left:.0f} s left",
-                highlight=False,
-            )
+            speed = f"{tokens_per_second:,.0f} useful tokens/s"
+            self.console.print(f"step {step}/{self.steps}  loss {loss:.4f}  {speed}  {left:.0f} s left")
 
 
 @contextmanager
@@ -86,9 +118,7 @@ def ticker(console: Console, steps: int) -> Iterator[Ticker]:
         yield Ticker(console, bar, steps)
 
 
-def closing_table(
-    console: Console, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]
-) -> None:
+def closing_table(console: Console, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]) -> None:
     """The last thing a run prints: metrics of each split, its confusion, and the run's figures."""
     table = Table(title="Best model")
     for column in ("split", "examples", "accuracy", "macro F1", "loss"):
@@ -111,4 +141,4 @@ def closing_table(
         confusion.add_row(label, *(f"{count:,}" for count in row))
     console.print(confusion)
     for name, value in facts.items():
-        console.print(f"{name:<18} {value}", highlight=False)
+        console.print(f"{name:<18} {value}")

@@ -1,7 +1,7 @@
 """One training step: a pure function of state, batch and key, compiled with the state donated."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,6 @@ def make_train_step(
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(params, opt_state, state.step + 1), StepMetrics(loss, optax.global_norm(grads))
+        return State(cast(nnx.State, params), opt_state, state.step + 1), StepMetrics(loss, optax.tree.norm(grads))
 
     return jax.jit(train_step, donate_argnums=0)

@@ -1,0 +1,43 @@
+"""Make `tokenizer.json` beside this script: what transformers' AutoTokenizer makes of 2,000 texts.
+
+    python -m tests.golden.make_tokenizer
+
+Needs the `parity` extra and MiniLM. The file holds a short hash of every block of 50 texts.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import tokenizers
+import transformers
+
+from convert import huggingface
+from tests.tokenizer_texts import MAX_LENGTHS, NAMES, blocks, digest, directory_of
+
+GOLDEN = Path(__file__).parent / "tokenizer.json"
+
+
+def encode(reference, text, max_length: int) -> tuple[list[int], list[int]]:
+    """Input ids and type ids of one text or pair by a tokenizer of transformers."""
+    made = reference(*([text] if isinstance(text, str) else text), truncation=True, max_length=max_length)
+    return made["input_ids"], made["token_type_ids"]
+
+
+def main() -> None:
+    """Make everything anew."""
+    minilm = huggingface.locate(huggingface.MINILM).directory
+    hashes: dict[str, dict[str, list[str]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in NAMES:
+            reference = transformers.AutoTokenizer.from_pretrained(directory_of(name, minilm, Path(scratch)))
+            hashes[name] = {
+                str(length): [digest(encode(reference, text, length) for text in block) for block in blocks()]
+                for length in MAX_LENGTHS
+            }
+    made_by = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+    GOLDEN.write_text(json.dumps({"made_by": made_by, "hashes": hashes}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The tokenizer: 2,000 texts against transformers' golden hashes, truncation, pairs, settings, refusals."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.tokenizer import Tokenizer, check_max_length
+from tests.conftest import PRIMES, ROOT
+from tests.tokenizer_texts import (
+    BLOCK,
+    CASED,
+    COUNT,
+    MAX_LENGTHS,
+    NAMES,
+    blocks,
+    cased,
+    digest,
+    directory_of,
+    encode,
+    ids_and_types,
+    texts,
+)
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "tokenizer.json").read_text(encoding="utf-8"))["hashes"]
+
+corpus = functools.cache(blocks)
+
+
+@pytest.mark.parametrize("max_length", MAX_LENGTHS)
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_those_of_transformers(name, max_length, request, tmp_path):
+    minilm = request.getfixturevalue("minilm") if name.startswith("minilm") else None
+    tokenizer = Tokenizer.load(directory_of(name, minilm, tmp_path))
+    expected = GOLDEN[name][str(max_length)]
+    made = [digest(map(ids_and_types, encode(tokenizer, block, max_length))) for block in corpus()]
+    differing = [i * BLOCK for i, pair in enumerate(zip(made, expected, strict=True)) if pair[0] != pair[1]]
+    assert not differing, f"blocks of {BLOCK} texts from these on: run tests/parity/test_tokenizer.py to see which"
+
+
+def test_the_texts_are_what_they_should_be():
+    listed = texts()
+    assert listed == texts()
+    assert len(listed) == COUNT
+    flat = [side for text in listed for side in ([text] if isinstance(text, str) else text)]
+    assert len(flat) == COUNT + 400
+    whole = "".join(flat)
+    for wanted in ("\0", "\u200d", "\u2028", "[SEP]", "e\u0301", "é", "中", "ש", "ا", "😀", "!!"):
+        assert wanted in whole, ascii(wanted)
+    assert "" in flat
+    assert max(len(word) for text in flat for word in text.split()) >= 10_000
+
+
+@pytest.fixture(params=["vocab", "json"])
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def tokenizer(form, tmp_path):
+    return Tokenizer.load(cased(tmp_path / "tokenizer", form))
+
+
+def named(ids) -> list[str]:
+    return [CASED[i] for i in ids]
+
+
+def test_a_text_and_a_pair_look_like_this(tokenizer):
+    (single,) = tokenizer(["The\tgood!"], max_length=8)
+    assert named(single.input_ids) == ["[CLS]", "The", "good", "!", "[SEP]"]
+    assert single.input_ids.dtype == single.token_type_ids.dtype == np.int32
+    assert not single.token_type_ids.any()
+    (pair,) = tokenizer(["The"], ["Good ing"], max_length=20)
+    assert named(pair.input_ids) == ["[CLS]", "The", "[SEP]", "Good", "i", "##n", "##g", "[SEP]"]
+    assert pair.token_type_ids.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_no_texts_give_no_tokens(tokenizer):
+    assert tokenizer([], max_length=8) == tokenizer([], [], max_length=8) == []
+
+
+def test_texts_and_pairs_must_be_as_many(tokenizer):
+    with pytest.raises(ValueError, match="shorter|longer"):
+        tokenizer(["a", "b"], ["c"], max_length=8)
+
+
+@pytest.mark.parametrize(("words", "cut"), [(5, False), (6, False), (7, True), (500, True)])
+def test_truncated_says_whether_a_text_was_cut(tokenizer, words, cut):
+    (tokens,) = tokenizer(["the " * words], max_length=8)
+    assert tokens.truncated is cut
+    assert len(tokens.input_ids) == len(tokens.token_type_ids) == min(8, words + 2)
+    assert named(tokens.input_ids[[0, -1]]) == ["[CLS]", "[SEP]"]
+
+
+def test_the_longer_side_of_a_pair_is_cut_first(tokenizer):
+    (tokens,) = tokenizer(["the the"], ["good " * 9], max_length=9)
+    assert tokens.truncated
+    assert tokens.token_type_ids.tolist() == [0] * 4 + [1] * 5
+    (fits,) = tokenizer(["the the"], ["good " * 4], max_length=9)
+    assert not fits.truncated
+    assert len(fits.input_ids) == 9
+
+
+def test_a_cut_does_not_linger(tokenizer):
+    tokenizer(["the the the the"], max_length=3)
+    (tokens,) = tokenizer(["the the the the"], max_length=8)
+    assert len(tokens.input_ids) == 6
+
+
+@pytest.mark.parametrize("max_length", [2, 1, 0, -1])
+def test_max_length_has_a_least(tokenizer, max_length):
+    with pytest.raises(UserError, match=f"max length is {max_length}; expected at least 3"):
+        tokenizer(["a"], max_length=max_length)
+    assert len(tokenizer(["a b c"], max_length=3)[0].input_ids) == 3
+
+
+@pytest.mark.parametrize("max_length", [2, PRIMES.max_position_embeddings + 1])
+def test_max_length_fits_the_positions(max_length):
+    check_max_length(3, PRIMES)
+    check_max_length(PRIMES.max_position_embeddings, PRIMES)
+    with pytest.raises(UserError, match=rf"--max-length is {max_length}.*3 to 67 tokens"):
+        check_max_length(max_length, PRIMES)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(tokenizer):
+    assert tokenizer.size == len(CASED)
+    tokenizer.check_fits(PRIMES.replace(vocab_size=len(CASED)), "HERE")
+    with pytest.raises(UserError, match=rf"HERE: the tokenizer has {len(CASED)} tokens but vocab_size is {len(CASED) - 1}"):
+        tokenizer.check_fits(PRIMES.replace(vocab_size=len(CASED) - 1), "HERE")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"do_lower_case": True}, ["e"]),
+        ({"do_lower_case": True, "strip_accents": None}, ["e"]),
+        ({"do_lower_case": True, "strip_accents": False}, ["é"]),
+        ({"do_lower_case": False}, ["É"]),
+        ({"do_lower_case": False, "strip_accents": None}, ["É"]),
+        ({"do_lower_case": False, "strip_accents": True}, ["E"]),
+    ],
+)
+def test_strip_accents_follows_lower_casing_unless_told(form, settings, expected, tmp_path):
+    tokenizer = Tokenizer.load(cased(tmp_path / "tokenizer", form, **settings))
+    (tokens,) = tokenizer(["É"], max_length=8)
+    assert named(tokens.input_ids[1:-1]) == expected
+
+
+@pytest.mark.parametrize(("setting", "expected"), [(True, ["中", "国"]), (None, ["中", "国"]), (False, ["[UNK]"])])
+def test_chinese_characters_are_words_unless_told(form, setting, expected, tmp_path):
+    settings = {} if setting is None else {"tokenize_chinese_chars": setting}
+    tokenizer = Tokenizer.load(cased(tmp_path / "tokenizer", form, **settings))
+    (tokens,) = tokenizer(["中国"], max_length=8)
+    assert named(tokens.input_ids[1:-1]) == expected
+
+
+def test_a_bare_vocabulary_lower_cases_by_default(tmp_path):
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    (directory / "tokenizer_config.json").unlink()
+    (tokens,) = Tokenizer.load(directory)(["É THE"], max_length=8)
+    assert named(tokens.input_ids[1:-1]) == ["e", "the"]
+
+
+def test_windows_line_ends_and_a_missing_last_one_change_nothing(tmp_path):
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    before = Tokenizer.load(directory).backend.get_vocab()
+    (directory / "vocab.txt").write_bytes("\r\n".join(CASED).encode())
+    assert Tokenizer.load(directory).backend.get_vocab() == before
+
+
+def test_special_tokens_may_have_other_names(tmp_path):
+    settings = {"cls_token": "«", "sep_token": {"content": "»", "special": True}}
+    tokenizer = Tokenizer.load(cased(tmp_path / "tokenizer", "vocab", **settings))
+    (tokens,) = tokenizer(["the"], ["good"], max_length=8)
+    assert named(tokens.input_ids) == ["«", "the", "»", "good", "»"]
+
+
+@pytest.mark.parametrize("kind", ["PAD", "UNK", "CLS", "SEP"])
+def test_missing_special_tokens_are_named(kind, tmp_path):
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    kept = [token for token in CASED if token != f"[{kind}]"]
+    (directory / "vocab.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"vocab\.txt: no \[{kind}\] in the vocabulary"):
+        Tokenizer.load(directory)
+
+
+def test_several_missing_special_tokens_are_named_at_once(tmp_path):
+    directory = cased(tmp_path / "tokenizer", "json", pad_token="<pad>", cls_token="<s>")
+    with pytest.raises(UserError, match=r"tokenizer\.json: no <pad> <s> in the vocabulary"):
+        Tokenizer.load(directory)
+
+
+def test_no_vocabulary_at_all_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer\.json and no vocab\.txt"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_settings_of_the_wrong_type_are_named(form, name, tmp_path):
+    with pytest.raises(UserError, match=rf'tokenizer_config\.json: {name} is "yes"; expected true, false or null'):
+        Tokenizer.load(cased(tmp_path / "tokenizer", form, **{name: "yes"}))
+
+
+def test_a_special_token_of_the_wrong_type_is_named(form, tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: cls_token is 7; expected a string"):
+        Tokenizer.load(cased(tmp_path / "tokenizer", form, cls_token=7))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": "1.0"}', '{"version": "1.0", "model": {"type": "X"}}'])
+def test_a_damaged_tokenizer_json_is_said(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_vocabulary_that_is_not_utf8_is_said(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes("[PAD]\né".encode("latin-1"))
+    with pytest.raises(UserError, match=r"vocab\.txt: not UTF-8 at byte 6"):
+        Tokenizer.load(tmp_path)
+
+
+ADDED = {"content": "«new»", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"«new»": len(CASED)}),
+        ("tokenizer_config.json", {"do_lower_case": False, "added_tokens_decoder": {str(len(CASED)): ADDED}}),
+    ],
+)
+def test_tokens_added_beside_the_vocabulary_are_not_dropped_in_silence(file, content, tmp_path):
+    """transformers gives such a token its id; leaving it out would feed the model other tokens."""
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    (directory / file).write_text(json.dumps(content), encoding="utf-8")
+    try:
+        tokenizer = Tokenizer.load(directory)
+    except UserError as error:
+        assert file in str(error)
+    else:
+        (tokens,) = tokenizer(["the «new» the"], max_length=8)
+        assert tokens.input_ids[2] == len(CASED)
