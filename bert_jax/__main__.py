@@ -60,16 +60,19 @@ def _input(args) -> Iterator[BinaryIO | None]:
     if args.texts:
         yield None
     elif args.input:
-        try:
-            file = open(args.input, "rb")
-        except OSError as error:
-            raise UserError(f"{args.input}: {error.strerror}") from None
-        with file:
+        with _open(args.input) as file:
             yield file
     elif sys.stdin is None:
         raise UserError("standard input is closed; give texts, or --input FILE")
     else:
         yield sys.stdin.buffer
+
+
+def _open(name: str) -> BinaryIO:
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror}") from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError` instead of printing the usage and exiting."""
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 

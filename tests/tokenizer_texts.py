@@ -10,7 +10,6 @@ from pathlib import Path
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from bert_jax.packing import Tokens
-from bert_jax.tokenizer import Tokenizer
 
 Text = str | tuple[str, str]
 
@@ -151,17 +150,17 @@ def directory_of(name: str, minilm: Path, scratch: Path) -> Path:
     return scratch / name
 
 
-def encode(tokenizer: Tokenizer, block: list[Text], max_length: int) -> list[Tokens]:
-    """What our tokenizer makes of singles and pairs mixed, in their order."""
+def encode(tokenize: Callable[..., list], block: list[Text], max_length: int) -> list:
+    """What `tokenize(texts, pairs, max_length=...)` makes of singles and pairs mixed, in their order."""
     singles = [text for text in block if isinstance(text, str)]
     pairs = [text for text in block if isinstance(text, tuple)]
     made = {
-        str: iter(tokenizer(singles, max_length=max_length)),
-        tuple: iter(tokenizer([a for a, _ in pairs], [b for _, b in pairs], max_length=max_length)),
+        str: iter(tokenize(singles, max_length=max_length) if singles else []),
+        tuple: iter(tokenize(*map(list, zip(*pairs, strict=True)), max_length=max_length) if pairs else []),
     }
     return [next(made[type(text)]) for text in block]
 
 
 def ids_and_types(tokens: Tokens) -> tuple[list[int], list[int]]:
-    """An encoding as plain lists."""
+    """An encoding of ours as plain lists."""
     return tokens.input_ids.tolist(), tokens.token_type_ids.tolist()

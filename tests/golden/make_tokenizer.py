@@ -13,15 +13,24 @@ import tokenizers
 import transformers
 
 from convert import huggingface
-from tests.tokenizer_texts import MAX_LENGTHS, NAMES, blocks, digest, directory_of
+from tests.tokenizer_texts import MAX_LENGTHS, NAMES, blocks, digest, directory_of, encode
 
 GOLDEN = Path(__file__).parent / "tokenizer.json"
 
 
-def encode(reference, text, max_length: int) -> tuple[list[int], list[int]]:
-    """Input ids and type ids of one text or pair by a tokenizer of transformers."""
-    made = reference(*([text] if isinstance(text, str) else text), truncation=True, max_length=max_length)
-    return made["input_ids"], made["token_type_ids"]
+class Reference:
+    """A tokenizer of transformers, called as ours is."""
+
+    def __init__(self, directory: Path):
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+
+    def __call__(
+        self, texts: list[str], pairs: list[str] | None = None, *, max_length: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """Input ids and type ids of each text or pair."""
+        # Lists on purpose: given a single text, transformers takes an empty text B for none at all.
+        made = self.tokenizer(texts, pairs, truncation=True, max_length=max_length)
+        return list(zip(made["input_ids"], made["token_type_ids"], strict=True))
 
 
 def main() -> None:
@@ -30,9 +39,9 @@ def main() -> None:
     hashes: dict[str, dict[str, list[str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in NAMES:
-            reference = transformers.AutoTokenizer.from_pretrained(directory_of(name, minilm, Path(scratch)))
+            reference = Reference(directory_of(name, minilm, Path(scratch)))
             hashes[name] = {
-                str(length): [digest(encode(reference, text, length) for text in block) for block in blocks()]
+                str(length): [digest(encode(reference, block, length)) for block in blocks()]
                 for length in MAX_LENGTHS
             }
     made_by = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
