@@ -9,15 +9,20 @@ from typing import NoReturn
 from bert_jax.errors import UserError
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Shows defaults, but for those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if any(action.default is nothing for nothing in (None, False, (), argparse.SUPPRESS)):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser without abbreviations whose errors are one line (`UserError`)."""
 
     def __init__(self, **options):
-        super().__init__(
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **options,
-        )
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` instead of printing the usage and exiting."""

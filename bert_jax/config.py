@@ -208,7 +208,10 @@ def _labels(data: Mapping[str, Any], architecture: str) -> tuple[str, ...]:
         return tuple(f"LABEL_{i}" for i in range(count))
     good = isinstance(table, dict) and sorted(table) == sorted(str(i) for i in range(len(table)))
     _require(good, "id2label", table, 'label names under "0", "1", ...')
-    return tuple(table[str(i)] for i in range(len(table)))
+    names = tuple(table[str(i)] for i in range(len(table)))
+    # transformers gives every model the names LABEL_0, LABEL_1; for an encoder they mean nothing.
+    placeholders = tuple(f"LABEL_{i}" for i in range(len(names)))
+    return () if architecture == ENCODER and names == placeholders else names
 
 
 def _is_int(value: Any) -> bool:

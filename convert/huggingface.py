@@ -14,8 +14,7 @@ from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, read_tensors, sha256, write_json, write_tensors
 
-from .layouts import SAME
-from .names import IGNORED, POSITION_IDS, TIED, Row, canonical, rows
+from .names import IGNORED, POSITION_IDS, TIED, canonical, rows
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 """The demo's checkpoint, as the hub calls it."""
@@ -120,20 +119,20 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     if config.architecture != CLASSIFIER and not any("pooler." in name for name in tensors):
         config = config.replace(add_pooling_layer=False)
 
-    table, shapes = rows(config), parameter_shapes(config)
-    native: dict[str, np.ndarray] = {}
+    table = rows(config)
+    found: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     tied, ignored, problems = {}, [], []
     metadata = {"source": location.origin, "source_sha256": _sha256_of(paths)}
     if location.revision:
         metadata["source_revision"] = location.revision
-    by_canonical = {canonical(name): array for name, array in tensors.items()}
+    by_plain_name = {canonical(name): array for name, array in tensors.items()}
     for name, array in tensors.items():
         plain = canonical(name)
         if plain in origins:
             problems.append(f"{name} and {origins[plain]} are the same tensor")
         origins[plain] = name
-        if plain in TIED and _same(array, by_canonical.get(TIED[plain])):
+        if plain in TIED and _same(array, by_plain_name.get(TIED[plain])):
             tied[name] = TIED[plain]
         elif plain in IGNORED:
             ignored.append(name)
@@ -144,10 +143,17 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
             ignored.append(name)
             metadata["position_ids"] = array.dtype.name
         else:
-            row = table.get(plain, Row(name, name, SAME))
-            native[row.native] = row.layout.to_native(array)
-    check_tensors(directory, shapes, native, *problems)
-    loaded = [origins[row.foreign] for row in table.values() if row.native in native]
+            found[plain if plain in table else name] = array
+    native_shapes = parameter_shapes(config)
+    shapes = {
+        # A zero broadcast takes no memory and shows what the layout makes of a shape.
+        name: row.layout.from_native(np.broadcast_to(np.float32(0), native_shapes[row.native])).shape
+        for name, row in table.items()
+        if row.native in native_shapes
+    }
+    check_tensors(directory, shapes, found, *problems)
+    native = {table[name].native: table[name].layout.to_native(array) for name, array in found.items()}
+    loaded = [origins[name] for name in shapes]
     return Checkpoint(config, native, find_files(directory), metadata), Findings(loaded, tied, ignored)
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,19 @@ def test_the_longer_side_of_a_pair_is_cut_first(tokenizer):
     (fits,) = tokenizer(["the the"], ["good " * 4], max_length=9)
     assert not fits.truncated
     assert len(fits.input_ids) == 9
+
+
+def test_a_pair_of_long_texts_takes_bounded_memory(tmp_path):
+    """Two texts of 4,000 tokens are some kilobytes; the process gets 2 GB."""
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    code = (
+        "import resource, sys; from pathlib import Path; from bert_jax.tokenizer import Tokenizer\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "(tokens,) = Tokenizer.load(Path(sys.argv[1]))(['the ' * 4000], ['good ' * 4000], max_length=16)\n"
+        "assert tokens.truncated and len(tokens.input_ids) == 16"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(directory)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_cut_does_not_linger(tokenizer):

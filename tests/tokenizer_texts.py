@@ -87,8 +87,8 @@ def _text(source: random.Random) -> str:
     if kind < 0.03:
         return _some(_WHITESPACE + _CONTROL, 9)(source)
     if kind < 0.04:
-        return source.choice(("".join(source.choices("abcXYZé", k=10_000)), source.choice("xé中, ") * 10_000))
-    count = source.randint(150, 500) if kind < 0.1 else source.randint(1, 30)
+        return source.choice(("".join(source.choices("abcXYZé", k=10_000)), source.choice("xé ") * 10_000))
+    count = source.randint(100, 250) if kind < 0.08 else source.randint(1, 30)
     weights, makers = zip(*_PIECES, strict=True)
     pieces = [make(source) for make in source.choices(makers, weights, k=count)]
     separator = source.choice((" ", " ", "", None))
