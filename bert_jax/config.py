@@ -104,10 +104,10 @@ class BertConfig:
         _require(isinstance(self.add_pooling_layer, bool), "add_pooling_layer", self.add_pooling_layer, "true or false")
         _require(self.architecture in ARCHITECTURES, "architectures", self.architecture, _one_of(ARCHITECTURES))
         _require(
-            isinstance(self.labels, tuple) and all(isinstance(label, str) for label in self.labels),
+            isinstance(self.labels, tuple) and all(isinstance(name, str) and _is_whole(name) for name in self.labels),
             "id2label",
             self.labels,
-            "label names as strings",
+            "label names as strings of whole characters",
         )
         _require(len(set(self.labels)) == len(self.labels), "id2label", self.labels, "label names that differ")
         if self.architecture == CLASSIFIER:
@@ -162,14 +162,17 @@ class BertConfig:
             value = getattr(self, name)
             if not self.source or name in self.source or value != default:
                 out[name] = value
-        if out.get("add_pooling_layer") is True:
-            del out["add_pooling_layer"]
+        if self.add_pooling_layer and "add_pooling_layer" not in self.source:
+            out.pop("add_pooling_layer", None)
         if not self.source or _architecture(self.source) != self.architecture or self.architecture == ENCODER:
             out["architectures"] = [self.architecture]
         if self.labels:
             out["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
             out["label2id"] = {label: i for i, label in enumerate(self.labels)}
             out.pop("num_labels", None)
+        elif _labels(self.source, self.architecture):
+            for name in ("id2label", "label2id", "num_labels"):
+                out.pop(name, None)
         return out
 
 
@@ -220,6 +223,11 @@ def _is_int(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a string can be written as UTF-8, which half of a surrogate pair cannot."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _one_of(values) -> str:

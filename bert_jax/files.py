@@ -44,6 +44,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{path}: bad JSON: nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: bad JSON: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}")
     return data
@@ -51,7 +53,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON object, indented, in the given order of keys."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        content = json.dumps(data, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        content = json.dumps(data, indent=2).encode()
+    path.write_bytes(content + b"\n")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -108,6 +114,8 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def check_new_directory(path: Path, *, overwrite: bool = False) -> None:
     """Raise `UserError` if `new_directory` would refuse `path`."""
+    if path.name in ("", ".."):
+        raise UserError(f"{path}: not the name of a new directory; choose one")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{path}: exists and is not a directory; choose another name")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
@@ -131,5 +139,10 @@ def _exchange(new: Path, old: Path) -> None:
             return
     aside = Path(tempfile.mkdtemp(prefix=f".{old.name}.", dir=old.parent))
     old.rename(aside / old.name)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        (aside / old.name).rename(old)
+        aside.rmdir()
+        raise
     shutil.rmtree(aside, ignore_errors=True)

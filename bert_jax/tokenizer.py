@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
@@ -29,9 +29,11 @@ _SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask")
 class Tokenizer:
     """WordPiece with BERT's normalisation and special tokens: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, cls: str = "[CLS]", sep: str = "[SEP]"):
         self.backend = backend
         backend.no_padding()
+        backend.no_truncation()
+        self._cls, self._sep = (np.array([backend.token_to_id(name)], np.int32) for name in (cls, sep))
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -56,7 +58,8 @@ class Tokenizer:
         missing = [names[kind] for kind in ("pad", "unk", "cls", "sep") if backend.token_to_id(names[kind]) is None]
         if missing:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
-        return cls(backend)
+        _add_tokens(backend, directory, settings)
+        return cls(backend, names["cls"], names["sep"])
 
     @property
     def size(self) -> int:
@@ -78,16 +81,32 @@ class Tokenizer:
         """
         if max_length < 3:
             raise UserError(f"max length is {max_length}; expected at least 3: [CLS], one token, [SEP]")
-        self.backend.enable_truncation(max_length, strategy="longest_first")
-        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        return [
-            Tokens(
-                np.array(encoding.ids, np.int32),
-                np.array(encoding.type_ids, np.int32),
-                bool(encoding.overflowing),
-            )
-            for encoding in self.backend.encode_batch_fast(inputs)
-        ]
+        first = self._ids(texts)
+        if pairs is None:
+            return [self._single(ids, max_length - 2) for ids in first]
+        return [self._pair(a, b, max_length - 3) for a, b in zip(first, self._ids(pairs), strict=True)]
+
+    def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def _single(self, ids: np.ndarray, room: int) -> Tokens:
+        whole = np.concatenate([self._cls, ids[:room], self._sep])
+        return Tokens(whole, np.zeros_like(whole), len(ids) > room)
+
+    def _pair(self, a: np.ndarray, b: np.ndarray, room: int) -> Tokens:
+        # Cut here and not by the library, whose record of what is left over grows with the product
+        # of the lengths. Its rule: the shorter text stays whole if it fits in half of the room,
+        # else each gets half, the longer one (the second, of equals) the odd token.
+        short, long = sorted((len(a), len(b)))
+        if short + long > room:
+            short = min(short, room // 2)
+            long = room - short
+        size_a, size_b = (long, short) if len(a) > len(b) else (short, long)
+        whole = np.concatenate([self._cls, a[:size_a], self._sep, b[:size_b], self._sep])
+        types = np.zeros_like(whole)
+        types[size_a + 2 :] = 1
+        return Tokens(whole, types, size_a < len(a) or size_b < len(b))
 
 
 def check_max_length(max_length: int, config: BertConfig) -> None:
@@ -141,14 +160,28 @@ def _from_vocabulary(path: Path, settings: Mapping[str, Any], names: Mapping[str
     backend.decoder = decoders.WordPiece(prefix="##")
     special = [AddedToken(name, special=True) for name in names.values() if name in vocabulary]
     backend.add_special_tokens(special)
-    cls, sep = names["cls"], names["sep"]
-    if cls in vocabulary and sep in vocabulary:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{cls} $A {sep}",
-            pair=f"{cls} $A {sep} $B:1 {sep}:1",
-            special_tokens=[(cls, vocabulary[cls]), (sep, vocabulary[sep])],
-        )
     return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: Mapping[str, Any]) -> None:
+    """Tokens beside the vocabulary, in `added_tokens.json` or `tokenizer_config.json`, at their ids."""
+    beside = directory / "added_tokens.json"
+    added: dict[str, Any] = read_json(beside) if beside.exists() else {}
+    wanted = {name: (number, AddedToken(name)) for name, number in added.items()}
+    fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    try:
+        for number, token in (settings.get("added_tokens_decoder") or {}).items():
+            made = AddedToken(**{name: token[name] for name in fields if name in token})
+            wanted[token["content"]] = int(number), made
+        for name, (number, token) in sorted(wanted.items(), key=lambda item: item[1][0]):
+            if backend.token_to_id(name) is None:
+                backend.add_tokens([token])
+            if backend.token_to_id(name) != number:
+                raise UserError(
+                    f"{directory}: token {name!r} cannot have id {number}: ids do not follow the vocabulary"
+                )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{directory}: added tokens are malformed: {error}") from None
 
 
 def _flag(settings: Mapping[str, Any], name: str) -> bool | None:

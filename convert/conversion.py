@@ -9,6 +9,7 @@ import safetensors
 
 from bert_jax import __version__, checkpoint
 from bert_jax.checkpoint import Checkpoint
+from bert_jax.command import printable
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import sha256
@@ -62,7 +63,7 @@ def cast(found: Checkpoint, dtype: np.dtype) -> Checkpoint:
 def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]:
     """What `conversion.json` says: where from, what was done, with which program."""
     directory = conversion.location.directory
-    weights = sorted(directory.glob("*.safetensors"))
+    weights = huggingface.weight_files(directory)
     return {
         "bert_jax": __version__,
         "to": to,
@@ -91,7 +92,7 @@ def describe(conversion: Conversion) -> str:
     ]
     if config.labels:
         lines.append(f"labels   {', '.join(config.labels)}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -63,12 +63,12 @@ def locate(source: str, revision: str | None = None) -> Location:
 
     Raises `UserError` where it is neither, or where the hub cannot give it.
     """
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         if revision is not None:
             raise UserError(f"{source} is a directory; --revision is for hub ids")
         return Location(Path(source), str(Path(source).resolve()), None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
-        raise UserError(f"{source}: no such directory, and not a hub id like {MINILM}")
+        raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")
     if source == MINILM and revision is None and (directory := _packaged_minilm()):
         return Location(directory, f"{MINILM} (package {_MINILM_PACKAGE})", None)
     return _fetch(source, revision)
@@ -114,7 +114,7 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     """
     directory = location.directory
     config = read_config(directory / "config.json")
-    paths = _weight_files(directory)
+    paths = weight_files(directory)
     tensors = _read_weights(paths, directory)
     if config.architecture != CLASSIFIER and not any("pooler." in name for name in tensors):
         config = config.replace(add_pooling_layer=False)
@@ -183,7 +183,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     copy_files(directory, checkpoint.files)
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a directory: the single one, or those an index names."""
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]

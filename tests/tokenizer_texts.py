@@ -25,11 +25,19 @@ _EMOJI = (
     "😀 😭 🎬 ❤ ❤️ 👍🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🧑🏿‍🚀 🇩🇪 🇯🇵 1️⃣ ©️ 🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f "
     "🫠 ‼️ \u200d 👨‍"
 ).split(" ")
-_CASES = "İ ı ß ẞ ſ K Å Ω ǅ Ǆ Σίσυφος ΌΣΟΣ ﬁ ﬀ Ⅷ ⓐ 𝒜 𝔅 ａＢ ½ ² ℡ ŉ ǰ ΐ".split()
-_SPECIAL = "[SEP] [CLS] [PAD] [MASK] [UNK] [sep] [SEP [[SEP]] [ SEP ] ##ing ## # [CLS][SEP] </s> <s> [unused0] [unused".split()
+_CASES = (
+    "\u0130 \u0131 ß \u1e9e \u017f \u212a \u212b \u2126 \u01c5 \u01c4 Σίσυφος ΌΣΟΣ \ufb01 \ufb00 "
+    "Ⅷ ⓐ 𝒜 𝔅 ａＢ ½ ² ℡ ŉ ǰ ΐ"
+).split()
+_SPECIAL = "[SEP]|[CLS]|[PAD]|[MASK]|[UNK]|[sep]|[SEP|[[SEP]]|[ SEP ]|##ing|##|#|[CLS][SEP]|</s>|<s>|[unused0]".split(
+    "|"
+)
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~«»“”‘’‚„—–…‽¿¡§¶†•‰、。「」『』！？؟؛،·՞।॥$€£¥₿+=<>^`~|¬±×÷∞≠"
 _WHITESPACE = " \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-_CONTROL = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)])) + "\xad\u200b\u200c\u200e\u2060\ufeff\ufffc\ufffd\ufffe\uffff\ue000\U000e0001\U0010ffff"
+_CONTROL = (
+    "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)]))
+    + "\xad\u200b\u200c\u200e\u2060\ufeff\ufffc\ufffd\ufffe\uffff\ue000\U000e0001\U0010ffff"
+)
 _RTL = "שלום עולם בְּרֵאשִׁית مرحبا بالعالم السَّلَامُ עִבְרִית \u202eabc\u202c \u2067x\u2069 ۱۲۳ ١٢٣".split(" ")
 _SCRIPTS = (
     "русский ёлка Йод українська ελληνικά ἄνθρωπος हिन्दी क्षत्रिय ไทยกำลัง ქართული አማርኛ ಕನ್ನಡ தமிழ் བོད Tiếng Việt".split()

@@ -165,6 +165,8 @@ def _column(path: Path, columns: list[str], wanted: str | None, known: Sequence[
 def _problem(names: tuple[str, str], text: Any, label: Any) -> str | None:
     if not isinstance(text, str):
         return f"{names[0]} is {_shown(text)}, expected a string"
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return f"{names[0]} holds half of a surrogate pair, expected whole characters"
     if isinstance(label, bool) or not isinstance(label, int | str):
         return f"{names[1]} is {_shown(label)}, expected an integer or a name"
     if isinstance(label, str) and not label.strip():

@@ -41,8 +41,7 @@ def main() -> None:
         for name in NAMES:
             reference = Reference(directory_of(name, minilm, Path(scratch)))
             hashes[name] = {
-                str(length): [digest(encode(reference, block, length)) for block in blocks()]
-                for length in MAX_LENGTHS
+                str(length): [digest(encode(reference, block, length)) for block in blocks()] for length in MAX_LENGTHS
             }
     made_by = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
     GOLDEN.write_text(json.dumps({"made_by": made_by, "hashes": hashes}, indent=1) + "\n", encoding="utf-8")
