@@ -424,6 +424,8 @@ def test_an_existing_out_is_refused_and_overwritten_when_told(tmp_path):
     (out / "mine").write_text("precious")
     with pytest.raises(UserError, match="out: exists; choose another directory or pass --overwrite"):
         convert(GOLDEN / "one_head", out)
+    with pytest.raises(UserError, match="out: exists"):  # before anything is read or fetched
+        convert("someone/nothing", out)
     assert (out / "mine").read_text() == "precious"
     convert(GOLDEN / "one_head", out, "--overwrite")
     assert not (out / "mine").exists()

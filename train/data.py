@@ -99,9 +99,11 @@ def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tupl
     """
     rows = [row for split in splits.values() for row in split.rows]
     train = splits["train"]
+    # What is held out of the training file takes part in saying which labels there are.
+    known = [row for split in splits.values() if split.path == train.path for row in split.rows]
     numbers = [_as_integer(row.label) for row in rows]
     if None in numbers or (names and all(str(row.label) in names for row in rows)):
-        names = tuple(names) or tuple(sorted({str(row.label) for row in train.rows}))
+        names = tuple(names) or tuple(sorted({str(row.label) for row in known}))
         place = {name: i for i, name in enumerate(names)}
         for row in rows:
             if str(row.label) not in place:
@@ -110,8 +112,8 @@ def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tupl
     else:
         ids = {name: [int(row.label) for row in split.rows] for name, split in splits.items()}
         if not names:  # as many as the training set uses, unless a stray number is larger than the set itself
-            limit = max(2, len(train.rows))
-            names = tuple(str(i) for i in range(min(limit, max(0, *ids["train"]) + 1)))
+            limit = max(2, len(known))
+            names = tuple(str(i) for i in range(min(limit, max(0, *(int(row.label) for row in known)) + 1)))
         for name, split in splits.items():
             for row, number in zip(split.rows, ids[name], strict=True):
                 if not 0 <= number < len(names):

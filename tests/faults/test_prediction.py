@@ -1,0 +1,56 @@
+"""Faults of prediction: rows 50, 53 and 54."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.faults.conftest import command
+
+
+def shell(line, **options):
+    return subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, timeout=120, **options)
+
+
+@pytest.fixture
+def predict(classifier):
+    """The command for the shell."""
+    return shlex.join([sys.executable, "-m", "bert_jax", "--model", str(classifier)])
+
+
+@pytest.mark.fault(50)
+def test_50_n_lines_in_n_rows_out_in_order(classifier):
+    texts = ["" if i % 7 == 0 else f"film {'very ' * (i % 30)}{i}" for i in range(1102)]
+    for ending in ("", "\n"):  # with and without a newline after the last line
+        done = command("bert_jax", "--model", classifier, input=("\n".join(texts) + ending).encode())
+        assert done.returncode == 0, done.stderr.decode()
+        rows = [json.loads(line) for line in done.stdout.decode().split("\n")[:-1]]
+        assert [row["text"] for row in rows] == texts
+        assert all(row["label"] in ("negative", "positive") for row in rows)
+
+
+@pytest.mark.fault(53)
+def test_53_standard_input_closed(classifier, predict, without_jax):
+    done = shell(f"{predict} <&-", env=without_jax)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.decode() == "error: standard input is closed; give texts, or --input FILE\n"
+
+
+@pytest.mark.fault(53)
+def test_53_empty_standard_input(classifier):
+    done = command("bert_jax", "--model", classifier, input=b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.fault(54)
+@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+def test_54_reader_gone(reader, predict, tmp_path):
+    (tmp_path / "in.txt").write_text("a good film\n" * 5000)
+    done = shell(f"{{ {predict} --input {tmp_path}/in.txt; echo $? >{tmp_path}/code; }} | {reader}")
+    assert done.stderr == b""
+    assert (tmp_path / "code").read_text() == "141\n"
+    assert len(done.stdout.splitlines()) == (1 if reader.startswith("head") else 0)
