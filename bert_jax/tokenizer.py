@@ -59,6 +59,12 @@ class Tokenizer:
         if missing:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
         _add_tokens(backend, directory, settings)
+        named = [
+            *names.values(),
+            *_listed(settings, "additional_special_tokens"),
+            *_listed(settings, "extra_special_tokens"),
+        ]
+        backend.add_special_tokens([AddedToken(name, special=True) for name in named])
         return cls(backend, names["cls"], names["sep"])
 
     @property
@@ -134,13 +140,17 @@ def _from_json(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
             raise
         raise UserError(f"{path}: not a tokenizer: {error}") from None
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
-        for setting, attribute in (
-            ("do_lower_case", "lowercase"),
-            ("strip_accents", "strip_accents"),
-            ("tokenize_chinese_chars", "handle_chinese_chars"),
+        # transformers' BertTokenizer takes the settings' word, and its own defaults where they are
+        # silent, over what tokenizer.json says; other classes take the file as it is.
+        is_bert = settings.get("tokenizer_class") in (None, "BertTokenizer", "BertTokenizerFast")
+        for setting, attribute, default in (
+            ("do_lower_case", "lowercase", True),
+            ("strip_accents", "strip_accents", None),
+            ("tokenize_chinese_chars", "handle_chinese_chars", True),
         ):
-            if setting in settings:
-                setattr(backend.normalizer, attribute, _flag(settings, setting))
+            if setting in settings or is_bert:
+                value = _flag(settings, setting)
+                setattr(backend.normalizer, attribute, default if value is None else value)
     return backend
 
 
@@ -174,14 +184,23 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: Mappin
             made = AddedToken(**{name: token[name] for name in fields if name in token})
             wanted[token["content"]] = int(number), made
         for name, (number, token) in sorted(wanted.items(), key=lambda item: item[1][0]):
-            if backend.token_to_id(name) is None:
-                backend.add_tokens([token])
+            backend.add_tokens([token])  # one that is in the vocabulary keeps its id
             if backend.token_to_id(name) != number:
                 raise UserError(
                     f"{directory}: token {name!r} cannot have id {number}: ids do not follow the vocabulary"
                 )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{directory}: added tokens are malformed: {error}") from None
+
+
+def _listed(settings: Mapping[str, Any], name: str) -> list[str]:
+    """Names in a list of special tokens, each a string or an object with its content."""
+    entries = settings.get(name) or []
+    entries = list(entries.values()) if isinstance(entries, dict) else entries
+    names = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
+    if not all(isinstance(entry, str) for entry in names):
+        raise UserError(f"tokenizer_config.json: {name} holds something that is not a token")
+    return names
 
 
 def _flag(settings: Mapping[str, Any], name: str) -> bool | None:

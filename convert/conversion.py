@@ -57,7 +57,9 @@ def is_native(directory: Path) -> bool:
 def cast(found: Checkpoint, dtype: np.dtype) -> Checkpoint:
     """The same checkpoint with every tensor in `dtype`."""
     tensors = {name: array.astype(dtype) for name, array in found.tensors.items()}
-    return Checkpoint(found.config, tensors, found.files, found.metadata)
+    stale = {name: dtype.name for name in ("torch_dtype", "dtype") if name in found.config.source}
+    config = found.config.replace(source={**found.config.source, **stale})
+    return Checkpoint(config, tensors, found.files, found.metadata)
 
 
 def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]
         "to": to,
         "dtype": dtype or "as in the source",
         "source": conversion.location.origin,
-        "revision": conversion.location.revision,
+        "revision": conversion.checkpoint.metadata.get("source_revision"),
         "sha256": {path.name: sha256(path) for path in [*weights, directory / "config.json"]},
         **conversion.findings._asdict(),
         "to_train": to_train(conversion.checkpoint),

@@ -28,7 +28,7 @@ INDEX = "model.safetensors.index.json"
 # What is asked of a hub: data, never code or pickles.
 _WANTED = [
     "config.json",
-    "*.safetensors",
+    "model*.safetensors",
     INDEX,
     "tokenizer.json",
     "tokenizer_config.json",

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import Tokenizer, check_max_length
@@ -103,6 +104,20 @@ def test_the_longer_side_of_a_pair_is_cut_first(tokenizer):
     (fits,) = tokenizer(["the the"], ["good " * 4], max_length=9)
     assert not fits.truncated
     assert len(fits.input_ids) == 9
+
+
+def test_pairs_of_all_lengths_are_cut_as_the_library_cuts_them(tmp_path):
+    directory = cased(tmp_path / "tokenizer", "json")
+    ours = Tokenizer.load(directory)
+    theirs = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    pairs = [("the " * a, "good " * b) for a in range(13) for b in range(13)]
+    for max_length in range(3, 26):
+        theirs.enable_truncation(max_length, strategy="longest_first")
+        expected = [(encoding.ids, encoding.type_ids) for encoding in theirs.encode_batch(pairs)]
+        made = encode(ours, pairs, max_length)
+        assert [ids_and_types(tokens) for tokens in made] == expected
+        whole = [len(a.split()) + len(b.split()) + 3 for a, b in pairs]
+        assert [tokens.truncated for tokens in made] == [length > max_length for length in whole]
 
 
 def test_a_pair_of_long_texts_takes_bounded_memory(tmp_path):
@@ -265,3 +280,33 @@ def test_tokens_added_beside_the_vocabulary_are_not_dropped_in_silence(file, con
         return  # refused, which is not silence
     (tokens,) = tokenizer(["the «new» the"], max_length=8)
     assert tokens.input_ids[2] == len(CASED)
+
+
+def test_a_token_of_the_vocabulary_may_be_made_special(form, tmp_path):
+    """It is then found inside of words too, as transformers finds it."""
+    plain = Tokenizer.load(cased(tmp_path / "plain", form))
+    special = {str(CASED.index("San")): {**ADDED, "content": "San"}}
+    marked = Tokenizer.load(cased(tmp_path / "marked", form, added_tokens_decoder=special))
+    assert named(plain(["theSan"], max_length=9)[0].input_ids[1:-1]) == ["the", "##S", "##a", "##n"]
+    assert named(marked(["theSan"], max_length=9)[0].input_ids[1:-1]) == ["the", "San"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("added_tokens.json", {"«new»": 500}, "token '«new»' cannot have id 500"),
+        ("added_tokens.json", {"the": 7}, "token 'the' cannot have id 7"),
+        ("added_tokens.json", {"«new»": "500"}, "token '«new»' cannot have id 500"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": ADDED}}, "token '«new»' cannot have id 500"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [ADDED]}, "added tokens are malformed"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": ADDED}}, "added tokens are malformed"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": {}}}, "added tokens are malformed"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": {"content": 7}}}, "added tokens are malformed"),
+    ],
+)
+def test_added_tokens_that_do_not_fit_are_said(file, content, message, tmp_path):
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    (directory / file).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(directory)
+    assert str(caught.value).startswith(f"{directory}: {message}")

@@ -43,6 +43,8 @@ def prepare(config: TrainConfig) -> Prepared:
     source = conversion.read(config.model, config.revision)
     start = source.checkpoint
     check_max_length(config.max_length, start.config)
+    if start.config.problem_type not in (None, "single_label_classification"):
+        raise UserError(f"{config.model}: problem_type is {start.config.problem_type}; only single labels are trained")
     if config.labels and start.config.architecture == CLASSIFIER and config.labels != start.config.labels:
         raise UserError(
             f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "

@@ -80,7 +80,9 @@ NEW = {"content": "the中", "lstrip": False, "normalized": False, "rstrip": Fals
     [
         ({"mask_token": "THE"}, {}),
         ({"added_tokens_decoder": {str(len(CASED)): NEW}}, {}),
+        ({"added_tokens_decoder": {str(CASED.index("THE")): {**NEW, "content": "THE"}}}, {}),
         ({"additional_special_tokens": ["«»"]}, {}),
+        ({"extra_special_tokens": ["«»"]}, {}),
         ({}, {"«new»": len(CASED)}),
     ],
 )
