@@ -198,9 +198,10 @@ def _listed(settings: Mapping[str, Any], name: str) -> list[str]:
     entries = settings.get(name) or []
     entries = list(entries.values()) if isinstance(entries, dict) else entries
     names = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
-    if not all(isinstance(entry, str) for entry in names):
+    tokens = [entry for entry in names if isinstance(entry, str)]
+    if len(tokens) < len(names):
         raise UserError(f"tokenizer_config.json: {name} holds something that is not a token")
-    return names
+    return tokens
 
 
 def _flag(settings: Mapping[str, Any], name: str) -> bool | None:

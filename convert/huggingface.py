@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,7 +171,11 @@ def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np
             tensors[name] = row.layout.from_native(checkpoint.tensors[row.native])
     if kind := checkpoint.metadata.get("position_ids"):
         tensors[prefix + POSITION_IDS] = np.arange(config.max_position_embeddings, dtype=kind)[None]
-    return config.to_dict(), tensors
+    foreign = config.to_dict()
+    if not config.add_pooling_layer:
+        # transformers wants this said by whoever loads the model; in its config.json it makes a pooler all the same.
+        foreign.pop("add_pooling_layer", None)
+    return foreign, tensors
 
 
 def write(directory: Path, checkpoint: Checkpoint) -> None:
@@ -197,7 +200,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
     paths = []
     for name in sorted(set(weight_map.values())):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name) or os.sep in name:
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
         paths.append(directory / name)
     missing = [path.name for path in paths if not path.is_file()]

@@ -7,6 +7,7 @@ makes in float32. Exit code 1 if any bound is missed. Without torch, a reference
 """
 
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,7 +274,7 @@ def report(source: str, findings: list[Finding]) -> int:
             finding.bound,
             "ok" if finding.holds else "MISSED",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
     missed = [finding.name for finding in findings if not finding.holds]
     print(
         f"parity: {len(missed)} of {len(findings)} bounds missed: {', '.join(missed)}"

@@ -137,8 +137,6 @@ def handed_back(directory: Path) -> tuple[dict, dict[str, np.ndarray]]:
             name = name.removeprefix("bert.")
             name = f"bert.{name}" if classifies and not name.startswith("classifier.") else name
             tensors[name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")] = array
-    if not any("pooler" in name for name in tensors):
-        config["add_pooling_layer"] = False
     return config, tensors
 
 

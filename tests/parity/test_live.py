@@ -81,8 +81,15 @@ def test_a_classifier_made_here_gives_our_logits_in_transformers(tmp_path):
 def test_conversion_of_a_foreign_save(tmp_path):
     """A checkpoint written by transformers itself, as its users have them."""
     config = transformers.BertConfig(
-        vocab_size=13, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20, num_labels=3
+        vocab_size=13,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=3,
+        initializer_range=0.2,
     )
+    torch.manual_seed(0)
     model = transformers.BertForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path / "hf")
     random_checkpoint(PRIMES, tmp_path / "hf")  # for its vocab.txt
