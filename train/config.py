@@ -30,7 +30,7 @@ class TrainConfig:
     )
     out: str | None = _option(None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
     overwrite: bool = _option(False, "replace an earlier run in RUN", kind=bool)
-    epochs: int = _option(3, "passes over the training examples", kind=int, metavar="N")
+    epochs: int = _option(5, "passes over the training examples", kind=int, metavar="N")
     batch_size: int = _option(32, "examples a step", kind=int, metavar="N")
     learning_rate: float = _option(5e-5, "peak learning rate", kind=float, metavar="X")
     warmup: float = _option(0.06, "share of the steps over which the learning rate rises", kind=float, metavar="X")
