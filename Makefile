@@ -19,7 +19,7 @@ demo: $(VENV)/.library
 	$(BIN)/python -m train --model $(RUNS)/minilm --out $(RUNS)/demo --overwrite
 	@echo "== 4. use"
 	$(BIN)/python -m bert_jax --model $(RUNS)/demo/best \
-	  "it could not be better" "I have had better soup from a vending machine"
+	  "I expected little and was delighted" "the soup was cold and so was the waiter"
 	@echo 'Now yours: $(BIN)/python -m bert_jax --model $(RUNS)/demo/best "your sentence"'
 
 test: $(VENV)/.test
