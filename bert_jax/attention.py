@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy import ndarray
 
 from bert_jax.config import BertConfig
@@ -51,13 +51,17 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B 1 T T"],
-        rngs: nnx.Rngs | None = None,
+        words: UInt32[Array, "2"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Mix the tokens that `mask` lets see each other; the softmax is float32."""
-        split = (*x.shape[:2], self.heads, self.head_size)
-        query, key, value = (project(x).reshape(split) for project in (self.query, self.key, self.value))
+        # One product for all three: stacked along a new axis, so that heads can be sharded.
+        parts = (self.query, self.key, self.value)
+        kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
+        bias = jnp.stack([part.bias[...] for part in parts]).astype(x.dtype)
+        projected = jnp.einsum("btd,dne->btne", x, kernel) + bias
+        query, key, value = jnp.moveaxis(projected.reshape(*x.shape[:2], 3, self.heads, self.head_size), 2, 0)
         scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32) * self.head_size**-0.5
         # A finite value: with -inf, a fully masked row would be NaN.
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(scores, axis=-1), self.rate, rngs).astype(x.dtype)
+        weights = dropout(jax.nn.softmax(scores, axis=-1), self.rate, words).astype(x.dtype)
         return self.output(jnp.einsum("bhts,bshk->bthk", weights, value).reshape(x.shape))

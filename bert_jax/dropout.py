@@ -1,21 +1,44 @@
-"""Dropout as in PyTorch: every element drawn on its own, the rest scaled up."""
+"""Dropout as in PyTorch: every element drawn on its own, the rest scaled up; bits from a hash."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float, UInt32
 
-_LEVELS = 2**16
+
+def seeds(rngs: nnx.Rngs | None, count: int) -> UInt32[Array, "{count} 2"] | None:
+    """Two random words for each of `count` uses of dropout, from the `dropout` stream of `rngs`."""
+    return None if rngs is None else jax.random.bits(rngs.dropout(), (count, 2), jnp.uint32)
 
 
-def dropout(x: Float[Array, "*shape"], rate: float, rngs: nnx.Rngs | None) -> Float[Array, "*shape"]:
-    """Zero each element of `x` with probability `rate`; without `rngs`, return `x` as it is.
+def kept(places: UInt32[Array, "*shape"], rate: float, words: UInt32[Array, "2"]) -> Bool[Array, "*shape"]:
+    """True with probability 1 - `rate` for each place, by hashing it with two random words.
 
-    The rate is rounded to a multiple of 2^-16, because drawing 16 bits an element costs half of
-    what 32 do; survivors are scaled by the rounded rate, so the expected value is exactly `x`.
+    A dozen integer operations an element and no state: compilers fuse them into the kernel that
+    uses the bits and repeat them in the backward pass, so bits are never stored. The mixing
+    constants are those of Wellons' "lowbias32" and of Knuth's multiplicative hash.
     """
-    dropped = round(rate * _LEVELS)
-    if rngs is None or dropped == 0:
+    x = places * jnp.uint32(0x9E3779B9) + words[0]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = ((x ^ (x >> 15)) + words[1]) * jnp.uint32(0x846CA68B)
+    return (x ^ (x >> 16)) >= jnp.uint32(round(rate * 2**32))
+
+
+def places(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
+    """Each element's index in the whole array, modulo 2^32.
+
+    In the whole array even where it is sharded: how many devices share the work decides nothing.
+    """
+    out, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        out += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return out
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, words: UInt32[Array, "2"] | None) -> Float[Array, "*shape"]:
+    """Zero each element of `x` with probability `rate`; without `words`, return `x` as it is."""
+    if words is None or rate == 0:
         return x
-    bits = jax.random.bits(rngs.dropout(), x.shape, jnp.uint16)
-    return jnp.where(bits >= dropped, x * (_LEVELS / (_LEVELS - dropped)), 0).astype(x.dtype)
+    return jnp.where(kept(places(x.shape), rate, words), x * (1 / (1 - rate)), 0).astype(x.dtype)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 from numpy import ndarray
 
 from bert_jax.config import BertConfig
@@ -47,15 +47,18 @@ class Embeddings(nnx.Module):
         input_ids: Int[Array | ndarray, "B T"],
         token_type_ids: Int[Array | ndarray, "B T"],
         position_ids: Int[Array | ndarray, "B T"],
-        rngs: nnx.Rngs | None = None,
+        words: UInt32[Array, "2"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Embed each token, in the compute dtype; an id outside its table gives NaN."""
-        words = self.word_embeddings(jnp.asarray(input_ids))
+        """Embed each token, in the compute dtype; an id outside its table gives NaN.
+
+        `words` are dropout's (`bert_jax.dropout.seeds`).
+        """
+        x = self.word_embeddings(jnp.asarray(input_ids))
         if self.pad_token_id is not None:
             # torch's padding_idx: the [PAD] row takes part in the sum but gets no gradient.
             is_pad = jnp.equal(input_ids, self.pad_token_id)[..., None]
-            words = jnp.where(is_pad, jax.lax.stop_gradient(words), words)
-        x = words + self.token_type_embeddings(jnp.asarray(token_type_ids))
+            x = jnp.where(is_pad, jax.lax.stop_gradient(x), x)
+        x = x + self.token_type_embeddings(jnp.asarray(token_type_ids))
         x = x + self.position_embeddings(jnp.asarray(position_ids))
         x = self.layer_norm(x).astype(self.dtype)
-        return dropout(x, self.rate, rngs)
+        return dropout(x, self.rate, words)

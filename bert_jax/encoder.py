@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from bert_jax.attention import Attention, linear
 from bert_jax.config import BertConfig
@@ -44,13 +44,14 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B 1 T T"],
-        rngs: nnx.Rngs | None = None,
+        words: UInt32[Array, "3 2"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """One layer; the result keeps the dtype of `x`."""
-        attended = dropout(self.attention(x, mask, rngs), self.rate, rngs)
+        """One layer; the result keeps the dtype of `x`. `words` are for its three uses of dropout."""
+        inside, after, last = (None, None, None) if words is None else words
+        attended = dropout(self.attention(x, mask, inside), self.rate, after)
         x = self.attention_norm(attended + x).astype(x.dtype)
         grown = ACTIVATIONS[self.activation](self.intermediate(x))
-        shrunk = dropout(self.output(grown), self.rate, rngs)
+        shrunk = dropout(self.output(grown), self.rate, last)
         return self.output_norm(shrunk + x).astype(x.dtype)
 
 
@@ -64,11 +65,11 @@ class Encoder(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B 1 T T"],
-        rngs: nnx.Rngs | None = None,
+        words: UInt32[Array, "_ 2"] | None = None,
     ) -> list[Float[Array, "B T D"]]:
         """Every layer's output, first to last; under `jax.jit`, unused ones cost nothing."""
         outputs = []
-        for layer in self.layers:
-            x = layer(x, mask, rngs)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, mask, None if words is None else words[3 * i : 3 * i + 3])
             outputs.append(x)
         return outputs

@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from bert_jax.attention import linear
 from bert_jax.config import BertConfig
-from bert_jax.dropout import dropout
+from bert_jax.dropout import dropout, seeds
 from bert_jax.model import Model
 from bert_jax.packing import Rows
 
@@ -30,7 +30,8 @@ class SequenceClassifier(nnx.Module):
         """Logits of the N examples in `rows`, in their order, as float32."""
         hidden = self.bert(rows.input_ids, rows.token_type_ids, rows.position_ids, rows.segment_ids, rngs)
         pooled = self.bert.pool(hidden, rows.first_tokens)
-        return self.classifier(dropout(pooled, self.rate, rngs)).astype(jnp.float32)
+        words = seeds(rngs, 1)
+        return self.classifier(dropout(pooled, self.rate, None if words is None else words[0])).astype(jnp.float32)
 
 
 def cross_entropy(

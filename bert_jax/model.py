@@ -7,6 +7,7 @@ from numpy import ndarray
 
 from bert_jax.attention import linear, segment_mask
 from bert_jax.config import BertConfig
+from bert_jax.dropout import seeds
 from bert_jax.embeddings import Embeddings
 from bert_jax.encoder import Encoder
 
@@ -36,8 +37,10 @@ class Model(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> list[Float[Array, "B T D"]]:
         """The embeddings and every layer's output: L+1 arrays, as transformers orders them."""
-        embedded = self.embeddings(input_ids, token_type_ids, position_ids, rngs)
-        return [embedded, *self.encoder(embedded, segment_mask(segment_ids), rngs)]
+        words = seeds(rngs, 1 + 3 * self.config.num_hidden_layers)
+        first, rest = (None, None) if words is None else (words[0], words[1:])
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids, first)
+        return [embedded, *self.encoder(embedded, segment_mask(segment_ids), rest)]
 
     def __call__(
         self,
