@@ -1,13 +1,17 @@
 """Multi-head self-attention over packed rows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy import ndarray
 
 from bert_jax.config import BertConfig
-from bert_jax.dropout import dropout
+from bert_jax.dropout import dropout, places
+from bert_jax.fused_attention import fused_attention, takes
 
 
 def linear(config: BertConfig, inputs: int, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -32,13 +36,40 @@ def segment_mask(segment_ids: Int[Array | ndarray, "B T"]) -> Bool[Array, "B 1 T
     return (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
 
 
+def plain_attention(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B T H K"],
+    value: Float[Array, "B T H K"],
+    segment_ids: Int[Array, "B T"],
+    words: UInt32[Array, "2"] | None,
+    rate: float,
+) -> Float[Array, "B T H K"]:
+    """Attention among the tokens of an example, in XLA's own operations; the softmax is float32."""
+    scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+    # A finite value: with -inf, a fully masked row would be NaN.
+    scores = jnp.where(segment_mask(segment_ids), scores, jnp.finfo(jnp.float32).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, words).astype(query.dtype)
+    return jnp.einsum("bhts,bshk->bthk", weights, value)
+
+
+def kernel_for(name: str, length: int, head_size: int) -> str:
+    """The attention that is used where `name` (one of `config.ATTENTION`) is asked for.
+
+    `auto` is the fused kernel on GPU and TPU for the shapes that it takes, and "plain" elsewhere.
+    """
+    if name != "auto":
+        return name
+    fused = {"gpu": "triton", "tpu": "mosaic"}.get(jax.default_backend(), "plain")
+    return fused if fused != "plain" and takes(length, head_size, fused) else "plain"
+
+
 class Attention(nnx.Module):
     """Scaled dot-product attention with H heads and its output projection, without residual.
 
     Source: "Attention is all you need", 3.2; transformers' `BertSelfAttention`.
     """
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", rngs: nnx.Rngs):
         size = config.hidden_size
         self.query = linear(config, size, size, dtype, rngs)
         self.key = linear(config, size, size, dtype, rngs)
@@ -46,22 +77,37 @@ class Attention(nnx.Module):
         self.output = linear(config, size, size, dtype, rngs)
         self.heads, self.head_size = config.num_attention_heads, config.head_size
         self.rate = config.attention_probs_dropout_prob
+        self.attention = attention
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 T T"],
+        segment_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "2"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mix the tokens that `mask` lets see each other; the softmax is float32."""
+        """Mix the tokens of each example (equal segments of a row); `words` are dropout's."""
         # One product for all three: stacked along a new axis, so that heads can be sharded.
         parts = (self.query, self.key, self.value)
         kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
         bias = jnp.stack([part.bias[...] for part in parts]).astype(x.dtype)
         projected = jnp.einsum("btd,dne->btne", x, kernel) + bias
         query, key, value = jnp.moveaxis(projected.reshape(*x.shape[:2], 3, self.heads, self.head_size), 2, 0)
-        scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32) * self.head_size**-0.5
-        # A finite value: with -inf, a fully masked row would be NaN.
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(scores, axis=-1), self.rate, words).astype(x.dtype)
-        return self.output(jnp.einsum("bhts,bshk->bthk", weights, value).reshape(x.shape))
+        segments = jnp.asarray(segment_ids)
+        how = kernel_for(self.attention, x.shape[1], self.head_size)
+        if how == "plain":
+            mixed = plain_attention(query, key, value, segments, words, self.rate)
+        else:
+            mixed = _fused(query, key, value, segments, words, rate=self.rate, backend=how)
+        return self.output(mixed.reshape(x.shape))
+
+
+def _fused(query, key, value, segment_ids, words, **settings) -> Array:
+    """The fused kernel, on each device's rows and heads where there is a mesh."""
+    rows, length, heads, _ = query.shape
+    first = places((rows, heads)) * jnp.uint32(length * length)
+    run = functools.partial(fused_attention, **settings)
+    if not jax.sharding.get_abstract_mesh().empty:
+        arrays = P("data", None, "model", None)
+        specs = (arrays, arrays, arrays, P("data", None), P("data", "model"), P())
+        run = jax.shard_map(run, in_specs=specs, out_specs=arrays, check_vma=False)
+    return run(query, key, value, segment_ids, first, words)

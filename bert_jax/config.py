@@ -10,6 +10,9 @@ from bert_jax.errors import UserError
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 """Values of `hidden_act` that are understood; `gelu` is the exact erf form."""
 
+ATTENTION = ("auto", "plain", "triton", "mosaic", "interpret")
+"""How attention is computed: plain XLA, or the fused kernel for GPU, for TPU, or interpreted (slow, for tests)."""
+
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 CLASSIFIER = "BertForSequenceClassification"

@@ -12,7 +12,9 @@ def seeds(rngs: nnx.Rngs | None, count: int) -> UInt32[Array, "{count} 2"] | Non
     return None if rngs is None else jax.random.bits(rngs.dropout(), (count, 2), jnp.uint32)
 
 
-def kept(places: UInt32[Array, "*shape"], rate: float, words: UInt32[Array, "2"]) -> Bool[Array, "*shape"]:
+def kept(
+    places: UInt32[Array, "*shape"], rate: float, words: UInt32[Array, "2"] | tuple[UInt32[Array, ""], ...]
+) -> Bool[Array, "*shape"]:
     """True with probability 1 - `rate` for each place, by hashing it with two random words.
 
     A dozen integer operations an element and no state: compilers fuse them into the kernel that

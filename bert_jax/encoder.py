@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
+from numpy import ndarray
 
 from bert_jax.attention import Attention, linear
 from bert_jax.config import BertConfig
@@ -31,8 +32,8 @@ class Layer(nnx.Module):
     Source: BERT paper, section 3; transformers' `BertLayer` (post-norm).
     """
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", rngs: nnx.Rngs):
+        self.attention = Attention(config, dtype=dtype, attention=attention, rngs=rngs)
         self.attention_norm = layer_norm(config, rngs)
         self.intermediate = linear(config, config.hidden_size, config.intermediate_size, dtype, rngs)
         self.output = linear(config, config.intermediate_size, config.hidden_size, dtype, rngs)
@@ -43,12 +44,12 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 T T"],
+        segment_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "3 2"] | None = None,
     ) -> Float[Array, "B T D"]:
         """One layer; the result keeps the dtype of `x`. `words` are for its three uses of dropout."""
         inside, after, last = (None, None, None) if words is None else words
-        attended = dropout(self.attention(x, mask, inside), self.rate, after)
+        attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
         x = self.attention_norm(attended + x).astype(x.dtype)
         grown = ACTIVATIONS[self.activation](self.intermediate(x))
         shrunk = dropout(self.output(grown), self.rate, last)
@@ -56,20 +57,26 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The layers in order."""
+    """The layers in order; with `remat`, a backward pass computes each anew from its input."""
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
+    def __init__(
+        self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", remat: bool = False, rngs: nnx.Rngs
+    ):
+        count = config.num_hidden_layers
+        self.layers = nnx.List([Layer(config, dtype=dtype, attention=attention, rngs=rngs) for _ in range(count)])
+        self.remat = remat
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 T T"],
+        segment_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "_ 2"] | None = None,
     ) -> list[Float[Array, "B T D"]]:
         """Every layer's output, first to last; under `jax.jit`, unused ones cost nothing."""
         outputs = []
         for i, layer in enumerate(self.layers):
-            x = layer(x, mask, None if words is None else words[3 * i : 3 * i + 3])
+            here = None if words is None else words[3 * i : 3 * i + 3]
+            run = functools.partial(layer, segment_ids=segment_ids, words=here)
+            x = jax.checkpoint(run)(x) if self.remat else run(x)
             outputs.append(x)
         return outputs

@@ -19,9 +19,17 @@ class SequenceClassifier(nnx.Module):
     Source: BERT paper, 4.1; transformers' `BertForSequenceClassification`.
     """
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype | type = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        dtype: jnp.dtype | type = jnp.float32,
+        attention: str = "auto",
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
-        self.bert = Model(config, dtype=dtype, rngs=rngs)
+        self.bert = Model(config, dtype=dtype, attention=attention, remat=remat, rngs=rngs)
         self.classifier = linear(config, config.hidden_size, len(config.labels), self.bert.dtype, rngs)
         rate = config.classifier_dropout
         self.rate = config.hidden_dropout_prob if rate is None else rate

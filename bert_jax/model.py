@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
-from bert_jax.attention import linear, segment_mask
+from bert_jax.attention import linear
 from bert_jax.config import BertConfig
 from bert_jax.dropout import seeds
 from bert_jax.embeddings import Embeddings
@@ -16,15 +16,24 @@ class Model(nnx.Module):
     """Embeddings, encoder and, where the config has one, the pooler.
 
     Parameters are float32; `dtype` (float32 or bfloat16) is what matrix products compute in.
+    `attention` is one of `config.ATTENTION`; `remat` trades time for memory in a backward pass.
     Give `rngs` with a `dropout` stream to a call to train; without it nothing is dropped.
     Source: BERT paper, section 3; transformers' `BertModel`.
     """
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype | type = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        dtype: jnp.dtype | type = jnp.float32,
+        attention: str = "auto",
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.embeddings = Embeddings(config, dtype=self.dtype, rngs=rngs)
-        self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=self.dtype, attention=attention, remat=remat, rngs=rngs)
         size = config.hidden_size
         self.pooler = linear(config, size, size, self.dtype, rngs) if config.add_pooling_layer else None
 
@@ -40,7 +49,7 @@ class Model(nnx.Module):
         words = seeds(rngs, 1 + 3 * self.config.num_hidden_layers)
         first, rest = (None, None) if words is None else (words[0], words[1:])
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, first)
-        return [embedded, *self.encoder(embedded, segment_mask(segment_ids), rest)]
+        return [embedded, *self.encoder(embedded, segment_ids, rest)]
 
     def __call__(
         self,
@@ -59,14 +68,18 @@ class Model(nnx.Module):
     def pool(
         self,
         hidden: Float[Array, "B T D"],
-        first_tokens: Int[Array | ndarray, " N"],
+        first_tokens: Int[Array | ndarray, "*S n"],
     ) -> Float[Array, "N D"]:
         """tanh(dense) of each example's first token, [CLS].
 
-        `first_tokens` are indices into the B*T tokens of `hidden` laid in one line. Raises
+        `first_tokens` are indices into the B*T tokens of `hidden` laid in one line; with an axis of
+        shards S before it, into the tokens of each shard of B/S rows, and N is S*n. Raises
         `ValueError` where the checkpoint has no pooler.
         """
         if self.pooler is None:
             raise ValueError("this model has no pooler (add_pooling_layer is false)")
-        tokens = hidden.reshape(-1, hidden.shape[-1])
-        return jnp.tanh(self.pooler(tokens[jnp.asarray(first_tokens)]))
+        size, slots = hidden.shape[-1], first_tokens.shape[-1]
+        shards = jnp.asarray(first_tokens).reshape(-1, slots, 1)
+        # A gather with a batch axis: where rows are sharded, each shard finds its own tokens.
+        first = jnp.take_along_axis(hidden.reshape(len(shards), -1, size), shards, axis=1)
+        return jnp.tanh(self.pooler(first.reshape(-1, size)))

@@ -26,14 +26,15 @@ class Tokens(NamedTuple):
 class Rows(NamedTuple):
     """B rows of T tokens that hold N examples; a JAX pytree.
 
-    `first_tokens` holds the place of each example's [CLS] among the B*T tokens laid in one line.
+    `first_tokens` holds the place of each example's [CLS] among the B*T tokens laid in one line, or,
+    with an axis of S shards before it, among the tokens of its shard of B/S rows.
     """
 
     input_ids: Int[Any, "B T"]
     token_type_ids: Int[Any, "B T"]
     position_ids: Int[Any, "B T"]
     segment_ids: Int[Any, "B T"]
-    first_tokens: Int[Any, " N"]
+    first_tokens: Int[Any, "*S n"]
 
 
 def from_attention_mask(

@@ -21,22 +21,23 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 
 def build(
-    config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32"
+    config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32", **settings: Any
 ) -> SequenceClassifier | Model:
     """A model of this config with float32 copies of exactly these parameters.
 
-    Raises `KeyError` for a parameter that `tensors` lacks.
+    `settings` are the model's own (`attention`, `remat`). Raises `KeyError` for a parameter that
+    `tensors` lacks.
     """
     if config.architecture == CLASSIFIER:
-        return build_classifier(config, tensors, dtype)
-    return _filled(lambda: Model(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), tensors)
+        return build_classifier(config, tensors, dtype, **settings)
+    return _filled(lambda: Model(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0), **settings), tensors)
 
 
 def build_classifier(
-    config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32"
+    config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32", **settings: Any
 ) -> SequenceClassifier:
     """`build` for a config known to be a classifier's."""
-    return _filled(lambda: SequenceClassifier(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), tensors)
+    return _filled(lambda: SequenceClassifier(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0), **settings), tensors)
 
 
 def _filled(make: Callable[[], M], tensors: Mapping[str, np.ndarray | jax.Array]) -> M:

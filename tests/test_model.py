@@ -7,7 +7,10 @@ import pytest
 from flax import nnx
 from jaxtyping import TypeCheckError
 
-from bert_jax.dropout import dropout, seeds
+from bert_jax.attention import kernel_for
+from bert_jax.checkpoint import parameter_shapes
+from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.dropout import dropout, kept, seeds
 from bert_jax.heads import cross_entropy
 from bert_jax.packing import Rows, Tokens, assign, from_attention_mask, pack
 from bert_jax.parameters import build, name_of, named_arrays
@@ -138,6 +141,51 @@ def test_dropout_rate_scale_and_independence(rate):
     assert abs(both - (1 - rate) ** 2) < 5 / n**0.5
     for axis in range(3):  # not broadcast along any axis
         assert float((a != 0).mean(axis=axis).std()) > 0
+
+
+def test_bits_of_dropout_are_independent():
+    """Between steps, uses and devices (which differ in the words), and between neighbours of every distance."""
+    places = np.arange(2**15, dtype=np.uint32)
+    words = jax.random.bits(jax.random.key(0), (200, 2), jnp.uint32)
+    draws = np.asarray(jax.vmap(lambda w: kept(jnp.asarray(places), 0.1, w))(words), np.float64) - 0.9
+    scores = draws @ draws.T / (0.09 * len(places) ** 0.5)  # normal(0, 1) off the diagonal, if independent
+    pairs = scores[np.triu_indices(len(words), 1)]
+    assert abs(pairs.std() - 1) < 0.05
+    assert np.abs(pairs).max() < 6
+    for distance in (1, 2, 21, 32, 64, 384, 4096):
+        lagged = (draws[:, :-distance] * draws[:, distance:]).sum(1) / (0.09 * (len(places) - distance) ** 0.5)
+        assert abs(lagged.mean()) < 5 / len(words) ** 0.5
+        assert abs(lagged.std() - 1) < 0.25
+    by_place = draws.mean(0) * (len(words) / 0.09) ** 0.5
+    assert abs(by_place.std() - 1) < 0.05  # no place is dropped more often than another
+
+
+def test_the_fused_kernel_drops_and_computes_what_plain_attention_does():
+    config = BertConfig(
+        vocab_size=101, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=64, architecture=CLASSIFIER, labels=("a", "b"),
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    tensors = {n: generator.standard_normal(s).astype(np.float32) * 0.1 for n, s in parameter_shapes(config).items()}
+    rows = pack(examples([11, 13, 20]), [[0, 1], [2]], 32, 3, 3)
+    results = [
+        build(config, tensors, attention=how)(rows, nnx.Rngs(dropout=0) if drop else None)
+        for drop in (False, True) for how in ("plain", "interpret")
+    ]  # fmt: skip
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
+    np.testing.assert_allclose(results[2], results[3], atol=1e-5)
+    assert np.abs(results[0] - results[2]).max() > 1e-3
+
+
+def test_attention_is_chosen_by_name(monkeypatch):
+    assert kernel_for("auto", 128, 64) == "plain"  # on the CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [kernel_for("auto", 128, 64), kernel_for("auto", 100, 64), kernel_for("auto", 128, 21)] == [
+        "triton", "plain", "plain",
+    ]  # fmt: skip
+    assert kernel_for("plain", 128, 64) == "plain"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert [kernel_for("auto", 128, 64), kernel_for("auto", 1024, 64)] == ["mosaic", "plain"]
 
 
 def test_pad_row_gets_no_gradient_even_where_pad_is_a_real_token(primes):

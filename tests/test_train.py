@@ -10,6 +10,7 @@ from flax import nnx
 from rich.console import Console
 
 from bert_jax import checkpoint, files
+from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.optimizer import adamw, fine_tuning, linear_schedule
@@ -20,13 +21,14 @@ from bert_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint
 from train import loop
 from train.__main__ import main as train
-from train.batches import Batches, Counter, fewest_rows
+from train.batches import Batches, Counter, TokenSet, fewest_rows
 from train.config import TrainConfig, parse
 from train.data import read_splits
 from train.evaluate import evaluate
+from train.gather import assemble
 from train.metrics import classification
+from train.parallel import Trainer, make_layout
 from train.prepare import prepare
-from train.step import initial_state, make_train_step
 
 ENCODER = BertConfig(
     vocab_size=len(VOCABULARY),
@@ -42,6 +44,16 @@ def random_examples(count, low, high, seed=0):
     generator = np.random.default_rng(seed)
     lengths = generator.integers(low, high, count)
     return [Tokens(generator.integers(5, 101, n).astype(np.int32), np.zeros(n, np.int32)) for n in lengths]
+
+
+def batches_of(examples, labels, **options):
+    return Batches(TokenSet.of(examples, labels), **options)
+
+
+def batch_of(batches, step):
+    """A step's arrays, as the compiled step gathers them."""
+    plan, num_rows = batches.plan(step)
+    return assemble(batches.data, jax.tree.map(lambda x: x[0, 0], plan), num_rows, batches.shapes.row_length)
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +89,12 @@ def arguments(encoder, reviews, out, *more):
 # --- batches
 
 
+EXAMPLES = random_examples(103, 3, 30)
+
+
 @pytest.fixture(scope="module")
 def batches():
-    examples = random_examples(103, 3, 30)
-    return Batches(examples, [i % 5 for i in range(103)], batch_size=8, seed=3)
+    return batches_of(EXAMPLES, [i % 5 for i in range(103)], batch_size=8, seed=3)
 
 
 def test_an_epoch_holds_every_example_once_and_a_step_exactly_batch_size(batches):
@@ -89,32 +103,76 @@ def test_an_epoch_holds_every_example_once_and_a_step_exactly_batch_size(batches
         steps = range(epoch * 13, epoch * 13 + 13)
         seen = np.concatenate([batches.indices(step) for step in steps])
         assert sorted(seen) == list(range(103))
-        sizes = [int(batches.batch(step).weights.sum()) for step in steps]
+        sizes = [int(batch_of(batches, step).weights.sum()) for step in steps]
         assert sizes == [8] * 12 + [7]
     assert not np.array_equal(batches.indices(0), batches.indices(13))
 
 
 def test_a_batch_is_a_function_of_seed_and_step(batches):
-    again = Batches(batches.examples, batches.labels.tolist(), batch_size=8, seed=3)
+    again = Batches(batches.data, batch_size=8, seed=3)
     for step in (20, 3):
-        for a, b in zip(jax.tree.leaves(batches.batch(step)), jax.tree.leaves(again.batch(step)), strict=True):
+        for a, b in zip(jax.tree.leaves(batch_of(batches, step)), jax.tree.leaves(batch_of(again, step)), strict=True):
             np.testing.assert_array_equal(a, b)
-    other = Batches(batches.examples, batches.labels.tolist(), batch_size=8, seed=4)
+    other = Batches(batches.data, batch_size=8, seed=4)
     assert not np.array_equal(batches.indices(0), other.indices(0))
 
 
-def test_labels_stay_with_their_examples(batches):
-    batch, indices = batches.batch(5), batches.indices(5)
-    flat = batch.rows.input_ids.reshape(-1)
-    for slot, i in enumerate(indices):
-        first = batch.rows.first_tokens[slot]
-        ids = batches.examples[i].input_ids
-        np.testing.assert_array_equal(flat[first : first + len(ids)], ids)
-        assert batch.labels[slot] == batches.labels[i]
+def test_a_batch_holds_its_examples_with_their_labels_positions_and_types(batches):
+    examples = [t._replace(token_type_ids=(np.arange(len(t.input_ids)) >= 7).astype(np.int32)) for t in EXAMPLES]
+    batches = batches_of(examples, [i % 5 for i in range(103)], batch_size=8, seed=3)
+    batch, seen = batch_of(batches, 5), []
+    ids, types, positions, segments = (np.asarray(array).reshape(-1) for array in batch.rows[:4])
+    for slot, first in enumerate(batch.rows.first_tokens[0]):
+        here = segments == segments[first]
+        i = next(i for i in batches.indices(5) if np.array_equal(examples[i].input_ids, ids[here]))
+        np.testing.assert_array_equal(types[here], examples[i].token_type_ids)
+        np.testing.assert_array_equal(positions[here], np.arange(here.sum()))
+        assert here[first]
+        assert positions[first] == 0
+        assert batch.labels[slot] == i % 5
+        seen.append(i)
+    assert sorted(seen) == sorted(batches.indices(5))
+    assert not ids[segments == 0].any()
+    row_segments = np.asarray(batch.rows.segment_ids)
+    assert all(len(set(np.where(row_segments == n)[0])) == 1 for n in set(segments) - {0})  # none lies in two rows
+
+
+def test_parts_share_examples_and_tokens_evenly():
+    batches = batches_of(EXAMPLES, [0] * 103, batch_size=30, seed=3, micro=2, shards=4)
+    for step in range(4):
+        plan, num_rows = batches.plan(step)
+        assert plan.examples.shape == (1, 2, 4, 4)
+        inside = plan.places < num_rows * batches.shapes.row_length
+        assert sorted(plan.examples[inside]) == sorted(batches.indices(step))
+        assert set(inside.sum(-1).flat) <= {len(batches.indices(step)) // 8, len(batches.indices(step)) // 8 + 1}
+        tokens = np.where(inside, batches.data.lengths[plan.examples], 0).sum(-1)
+        assert tokens.max() - tokens.min() <= 30
+
+
+def test_streamed_examples_give_the_same_batch():
+    batches = batches_of(EXAMPLES, [i % 5 for i in range(103)], batch_size=8, seed=3, window=3)
+    shapes = set()
+    for first in (0, 3, 12):
+        plan, num_rows = batches.plan(first, batches.window_at(first))
+        data, moved = batches.streamed(plan)
+        for i in range(3):
+            one, other = (type(p)(p.examples[i, 0], p.places[i, 0]) for p in (plan, moved))
+            a = assemble(batches.data, one, num_rows, batches.shapes.row_length)
+            b = assemble(data, other, num_rows, batches.shapes.row_length)
+            jax.tree.map(np.testing.assert_array_equal, a, b)
+        shapes.add(tuple(array.shape for array in data))
+    assert len(shapes) == 1
+
+
+def test_token_ids_are_kept_in_16_bits_where_they_fit():
+    small = TokenSet.of(EXAMPLES, [0] * 103)
+    assert small.ids.dtype == np.uint16
+    large = TokenSet.of([Tokens(np.array([70000, 3], np.int32), np.zeros(2, np.int32))], [0])
+    assert large.ids.tolist() == [70000, 3]
 
 
 def test_few_shapes(batches):
-    shapes = {batches.batch(step).rows.input_ids.shape for step in range(39)}
+    shapes = {batch_of(batches, step).rows.input_ids.shape for step in range(39)}
     allowed = {(rows, batches.shapes.row_length) for rows in batches.shapes.row_counts}
     assert len(shapes) <= 3
     assert shapes <= allowed
@@ -148,8 +206,8 @@ def test_sst2_useful_share(minilm):
         pytest.skip("SST-2 is not on this machine")
     texts = [line.rsplit("\t", 1)[0] for line in path.read_text().split("\n")[1:] if line]
     examples = Tokenizer.load(minilm)(texts, max_length=128)
-    batches = Batches(examples, [0] * len(examples), batch_size=32, seed=0)
-    sizes = [batches.batch(step).rows.input_ids.size for step in range(batches.steps_per_epoch)]
+    batches = batches_of(examples, [0] * len(examples), batch_size=32, seed=0)
+    sizes = [math.prod(batches.computed(batches.plan(step)[1])) for step in range(batches.steps_per_epoch)]
     assert sum(batches.lengths) / sum(sizes) >= 0.9
     assert len(set(sizes)) <= 6
 
@@ -157,54 +215,106 @@ def test_sst2_useful_share(minilm):
 # --- the step
 
 
-def losses(config, tensors, batches, steps):
-    graphdef, params = nnx.split(build(config, tensors))
-    optimizer = fine_tuning(1e-3, steps=steps, warmup_steps=2, weight_decay=0.01, clip_norm=1.0)
-    step = make_train_step(graphdef, optimizer)
-    state, out = initial_state(params, optimizer), []
-    for i in range(steps):
-        state, metrics = step(state, batches.batch(i), jax.random.key(0))
-        out.append(float(metrics.loss))
-    return out, state, step
+def losses(config, tensors, batches, steps, rate=1e-3, **settings):
+    """The loss curve, its last state, and the trainer that made them."""
+    graphdef, params = nnx.split(build(config, tensors, **settings))
+    optimizer = fine_tuning(rate, steps=steps, warmup_steps=2, weight_decay=0.01, clip_norm=1.0)
+    trainer = Trainer(make_layout(config), graphdef, optimizer, params, batches.shapes.row_length)
+    state, out, step = trainer.start(params), [], 0
+    data, key = trainer.place(batches.data), trainer.key(0)
+    while step < steps:
+        count = min(batches.window_at(step), steps - step)
+        plan, num_rows = batches.plan(step, count)
+        state, metrics = trainer(state, data, trainer.place_plan(plan, count), key, num_rows)
+        out += trainer.metrics(metrics).loss[:count].tolist()
+        step += count
+    return out, state, trainer
 
 
 def test_packed_and_unpacked_runs_have_the_same_loss_curve(primes):
     config = primes.config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     examples, labels = random_examples(64, 3, 24), [i % 5 for i in range(64)]
-    packed, unpacked = (Batches(examples, labels, batch_size=8, seed=0, packed=packed) for packed in (True, False))
-    assert packed.batch(0).rows.segment_ids.max() > 1 == unpacked.batch(0).rows.segment_ids.max()
+    packed, unpacked = (batches_of(examples, labels, batch_size=8, seed=0, packed=packed) for packed in (True, False))
+    assert packed.plan(0)[1] < unpacked.plan(0)[1] == 8
     a, *_ = losses(config, primes.tensors, packed, 20)
     b, *_ = losses(config, primes.tensors, unpacked, 20)
     np.testing.assert_allclose(a, b, atol=1e-5)
     assert a[-1] < a[0] - 0.1  # the curve is one of learning
 
 
+def test_windows_and_micro_batches_change_no_result(primes, batches):
+    config = primes.config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    expected, *_ = losses(config, primes.tensors, batches, 20)
+    for options in ({"window": 4}, {"micro": 3}, {"window": 7, "micro": 2}):
+        parted = Batches(batches.data, batch_size=8, seed=3, **options)
+        found, *_ = losses(config, primes.tensors, parted, 20)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_window_is_one_dispatch_with_the_dropout_of_single_steps(primes, batches):
+    expected, *_ = losses(primes.config, primes.tensors, batches, 5)
+    whole = Batches(batches.data, batch_size=8, seed=3, window=5)
+    found, _, trainer = losses(primes.config, primes.tensors, whole, 5)
+    if batches.shapes.row_length == whole.shapes.row_length and batches.plan(0)[1] == whole.plan(0, 5)[1]:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(trainer.compiled) == 1
+
+
+def lowered(batches, config, tensors, **settings):
+    """The step as it is given to the compiler, and its loss curve over 3 steps."""
+    curve, state, trainer = losses(config, tensors, batches, 3, **settings)
+    plan, num_rows = batches.plan(0)
+    placed = trainer.place_plan(plan, 1)
+    return trainer.program(num_rows).lower(state, trainer.place(batches.data), *placed, trainer.key(0)), curve
+
+
+def test_micro_batches_and_remat_save_memory_and_change_no_result():
+    config = BertConfig(
+        vocab_size=101, hidden_size=32, num_hidden_layers=6, num_attention_heads=2, intermediate_size=128,
+        max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        architecture="BertForSequenceClassification", labels=("a", "b"),
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    tensors = {n: generator.standard_normal(s).astype(np.float32) * 0.1 for n, s in parameter_shapes(config).items()}
+    data = TokenSet.of(random_examples(128, 30, 60), [i % 2 for i in range(128)])
+    whole = Batches(data, batch_size=64, seed=0)
+    plain, expected = lowered(whole, config, tensors)
+    parted, found = lowered(Batches(data, batch_size=64, seed=0, micro=4), config, tensors)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    bytes_of = [program.compile().memory_analysis().temp_size_in_bytes for program in (plain, parted)]
+    assert bytes_of[1] < 0.5 * bytes_of[0]
+    twice, found = lowered(whole, config, tensors, remat=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # The CPU's compiler takes the second computation out again, so what it is given is looked at:
+    # the five products of a layer's forward pass that its gradient needs (all but the last), once more.
+    products = [program.as_text().count("dot_general") for program in (plain, twice)]
+    assert products[1] == products[0] + 5 * config.num_hidden_layers
+
+
 def test_a_step_is_a_function_of_seed_and_step_and_donates_its_state(primes, batches):
-    a, state, step = losses(primes.config, primes.tensors, batches, 3)
+    a, state, trainer = losses(primes.config, primes.tensors, batches, 3)
     b, *_ = losses(primes.config, primes.tensors, batches, 3)
     np.testing.assert_allclose(a, b, atol=1e-6)
     assert int(state.step) == 3
     kept = jax.tree.leaves(state.params)[0]
-    step(state, batches.batch(3), jax.random.key(0))
+    plan, num_rows = batches.plan(3)
+    trainer(state, trainer.place(batches.data), trainer.place_plan(plan, 1), trainer.key(0), num_rows)
     assert kept.is_deleted()
 
 
 def test_dropout_differs_from_step_to_step(primes):
-    examples = random_examples(4, 20, 30)
-    batches = Batches(examples, [0, 1, 2, 3], batch_size=4, seed=0)
-    graphdef, params = nnx.split(build(primes.config, primes.tensors))
-    optimizer = fine_tuning(1e-30, steps=9, warmup_steps=0, weight_decay=0.0, clip_norm=1.0)
-    step, state, seen = make_train_step(graphdef, optimizer), initial_state(params, optimizer), []
-    for _ in range(3):
-        state, metrics = step(state, batches.batch(0), jax.random.key(0))
-        seen.append(float(metrics.loss))
-    assert len(set(seen)) == 3
+    batches = batches_of(random_examples(4, 20, 30), [0, 1, 2, 3], batch_size=4, seed=0)
+    seen, *_ = losses(primes.config, primes.tensors, batches, 3, rate=1e-30)
+    assert len({round(loss, 6) for loss in seen}) == 3
+    quiet = primes.config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    still, *_ = losses(quiet, primes.tensors, batches, 3, rate=1e-30)
+    np.testing.assert_allclose(still, still[0], atol=1e-6)
 
 
 def test_number_of_compilations_is_the_number_of_shapes(primes, batches):
-    *_, step = losses(primes.config, primes.tensors, batches, 20)
-    shapes = {batches.batch(i).rows.input_ids.shape for i in range(20)}
-    assert step._cache_size() == len(shapes)
+    *_, trainer = losses(primes.config, primes.tensors, batches, 20)
+    assert set(trainer.compiled) == {batches.plan(i)[1] for i in range(20)}
+    assert all(program._cache_size() == 1 for program in trainer.compiled.values())
 
 
 def test_schedule_rises_then_falls_to_zero():

@@ -1,4 +1,8 @@
-"""Examples to packed batches of few shapes, as a pure function of (seed, step)."""
+"""Which examples a step trains on and where they lie, as a pure function of (seed, step).
+
+Examples are one compact `TokenSet` of integers; a batch is a `Plan` of which examples lie where, from
+which the compiled step gathers its rows (`assemble`). So a plan is all that a step needs from the host.
+"""
 
 import functools
 from collections import Counter
@@ -6,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 
-from bert_jax.packing import Rows, Tokens, assign, pack
+from bert_jax.packing import Tokens, assign
 
 _ROW_LENGTHS = (64, 96, 128, 192, 256, 384, 512)
 
@@ -20,16 +24,65 @@ _COMPILATION_STEPS = 20
 _SAMPLE = 500
 
 
-class Batch(NamedTuple):
-    """One step's examples: packed rows, label ids, and weight 0 for slots that are padding."""
+class TokenSet(NamedTuple):
+    """M labelled examples laid end to end, then one of length 0 that padding slots point at.
 
-    rows: Rows
-    labels: Int[Any, " N"]
-    weights: Float[Any, " N"]
+    `second` is where sentence B (token type 1) begins in each, or its length where there is none.
+    """
+
+    ids: Shaped[Any, " tokens"]
+    starts: Int[Any, " M+1"]
+    lengths: Int[Any, " M+1"]
+    second: Int[Any, " M+1"]
+    labels: Int[Any, " M+1"]
+
+    @classmethod
+    def of(cls, examples: Sequence[Tokens], labels: Sequence[int]) -> "TokenSet":
+        """Lay examples end to end, in 16 bits a token where the ids allow it."""
+        ids = np.concatenate([tokens.input_ids for tokens in examples])
+        lengths = np.array([len(tokens.input_ids) for tokens in examples] + [0], np.int32)
+        ends = np.cumsum(lengths, dtype=np.int32)
+        types = np.concatenate([tokens.token_type_ids for tokens in examples] + [np.zeros(1, np.int32)])
+        ones = np.add.reduceat(types, np.minimum(ends - lengths, len(types) - 1))
+        return cls(
+            ids.astype(np.uint16) if ids.max() < 2**16 else ids,
+            ends - lengths,
+            lengths,
+            lengths - ones.astype(np.int32),
+            np.append(np.asarray(labels, np.int32), np.int32(0)),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self)
+
+    def only(self, examples: Int[np.ndarray, " N"], tokens: int) -> "TokenSet":
+        """Just these examples, in this order, in arrays for N of them and `tokens` tokens."""
+        lengths = np.append(self.lengths[examples], np.int32(0))
+        starts = np.cumsum(lengths, dtype=np.int32) - lengths
+        here = np.arange(starts[-1], dtype=np.int64)
+        here += np.repeat(self.starts[examples].astype(np.int64) - starts[:-1], lengths[:-1])
+        ids = np.zeros(tokens, self.ids.dtype)
+        ids[: len(here)] = self.ids[here]
+        both = np.append(examples, len(self.lengths) - 1)
+        return TokenSet(ids, starts, lengths, self.second[both], self.labels[both])
+
+
+class Plan(NamedTuple):
+    """Which examples lie where: leading axes are steps, micro-batches and shards of a batch.
+
+    `examples` are indices into the token set, in the order of their places; `places` are indices
+    into a shard's tokens laid in one line. Slots that are left over come last: they hold the
+    example of length 0, at a place outside.
+    """
+
+    examples: Int[Any, "*parts N"]
+    places: Int[Any, "*parts N"]
 
 
 class Shapes(NamedTuple):
-    """Row length T, and the row counts B that batches are rounded up to, ascending."""
+    """Row length T, and the row counts B that shards of a batch are rounded up to, ascending."""
 
     row_length: int
     row_counts: tuple[int, ...]
@@ -43,16 +96,28 @@ class Batches:
     """The training examples, cut into batches of exactly `batch_size` examples.
 
     Only an epoch's last batch may hold fewer. The order of examples is a function of (seed,
-    epoch), a batch of (seed, step), so resuming needs a step number and nothing else.
+    epoch), a batch of (seed, step), so resuming needs a step number and nothing else. A batch is
+    dealt to `micro` micro-batches of `shards` shards each, and up to `window` steps of one epoch
+    share a shape.
     """
 
     def __init__(
-        self, examples: Sequence[Tokens], labels: Sequence[int], *, batch_size: int, seed: int, packed: bool = True
+        self,
+        data: TokenSet,
+        *,
+        batch_size: int,
+        seed: int,
+        packed: bool = True,
+        micro: int = 1,
+        shards: int = 1,
+        window: int = 1,
     ):
-        self.examples, self.labels = examples, np.asarray(labels, np.int32)
-        self.batch_size, self.seed, self.packed = batch_size, seed, packed
-        self.lengths = np.array([len(tokens.input_ids) for tokens in examples])
-        self.steps_per_epoch = -(-len(examples) // batch_size)
+        self.data, self.batch_size, self.seed, self.packed = data, batch_size, seed, packed
+        self.micro, self.shards = micro, shards
+        self.slots = -(-batch_size // (micro * shards))
+        self.lengths = data.lengths[:-1]
+        self.steps_per_epoch = -(-len(self.lengths) // batch_size)
+        self.window = min(window, self.steps_per_epoch)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
         self.shapes = self._choose_shapes()
 
@@ -61,48 +126,96 @@ class Batches:
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
-    def batch(self, step: int) -> Batch:
-        """The arrays of a step; the loss does not depend on how its examples are packed."""
-        indices = self.indices(step)
-        rows = self._assign(indices, self.shapes.row_length)
-        num_rows = self.shapes.round_up(len(rows))
-        packed = pack([self.examples[i] for i in indices], rows, self.shapes.row_length, num_rows, self.batch_size)
-        padding = (0, self.batch_size - len(indices))
-        weights = np.pad(np.ones(len(indices), np.float32), padding)
-        return Batch(packed, np.pad(self.labels[indices], padding), weights)
+    def window_at(self, step: int) -> int:
+        """How many steps from this one on share a dispatch: they end with their epoch at the latest."""
+        return min(self.window, self.steps_per_epoch - step % self.steps_per_epoch)
 
-    def useful_tokens(self, step: int) -> int:
-        """Tokens of a step that are not padding."""
-        return int(self.lengths[self.indices(step)].sum())
+    def plan(self, first: int, count: int = 1) -> tuple[Plan, int]:
+        """The plan of `count` steps, in arrays (window, micro, shards, slots), and the rows of a shard."""
+        row_length = self.shapes.row_length
+        placed = [self._placed(step, row_length) for step in range(first, first + count)]
+        num_rows = self.shapes.round_up(max(len(rows) for parts in placed for rows in parts))
+        shape = (self.window, self.micro * self.shards, self.slots)
+        examples = np.full(shape, len(self.lengths), np.int32)
+        places = np.full(shape, num_rows * row_length, np.int32)
+        for step, parts in enumerate(placed):
+            for part, rows in enumerate(parts):
+                members = [i for row in rows for i in row]
+                sizes = self.lengths[members]
+                starts = np.cumsum(sizes) - sizes
+                counts = [len(row) for row in rows]
+                leaders = np.cumsum([0, *counts[:-1]])
+                offsets = np.arange(len(rows)) * row_length - starts[leaders]
+                examples[step, part, : len(members)] = members
+                places[step, part, : len(members)] = starts + np.repeat(offsets, counts)
+        split = (self.window, self.micro, self.shards, self.slots)
+        return Plan(examples.reshape(split), places.reshape(split)), num_rows
+
+    def streamed(self, plan: Plan) -> tuple[TokenSet, Plan]:
+        """The examples of a plan alone, and the plan to match, for a set that the device cannot hold.
+
+        The arrays' sizes depend on nothing but this object, so nothing is compiled anew.
+        """
+        flat = plan.examples.reshape(-1)
+        longest = int(self.lengths.max())
+        data = self.data.only(flat, len(flat) * longest)
+        return data, Plan(np.arange(len(flat), dtype=np.int32).reshape(plan.examples.shape), plan.places)
+
+    def computed(self, num_rows: int) -> tuple[int, int]:
+        """Rows and tokens a row of a whole step, where a shard has `num_rows`."""
+        return self.micro * self.shards * num_rows, self.shapes.row_length
+
+    def useful_tokens(self, first: int, count: int = 1) -> int:
+        """Tokens of `count` steps that are not padding."""
+        return sum(int(self.lengths[self.indices(step)].sum()) for step in range(first, first + count))
 
     def _shuffled(self, epoch: int) -> Int[np.ndarray, " M"]:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
 
-    def _assign(self, indices: Int[np.ndarray, " N"], row_length: int) -> list[list[int]]:
+    def _placed(self, step: int, row_length: int) -> list[list[list[int]]]:
+        """The examples of each row of each part of a step's batch."""
+        indices = self.indices(step)
+        parts = self.micro * self.shards
+        if parts == 1:
+            dealt = [indices]
+        else:  # longest first, to and fro, so that every part gets as many examples and tokens
+            order = indices[np.argsort(-self.lengths[indices], kind="stable")]
+            padded = np.full(self.slots * parts, -1)
+            padded[: len(order)] = order
+            table = padded.reshape(self.slots, parts)
+            table[1::2] = table[1::2, ::-1].copy()
+            dealt = [column[column >= 0] for column in table.T]
+        return [self._rows(part, row_length) for part in dealt]
+
+    def _rows(self, part: Int[np.ndarray, " N"], row_length: int) -> list[list[int]]:
         if not self.packed:
-            return [[i] for i in range(len(indices))]
-        return assign(self.lengths[indices].tolist(), row_length)
+            return [[int(i)] for i in part]
+        return [[int(part[i]) for i in row] for row in assign(self.lengths[part].tolist(), row_length)]
 
     def _choose_shapes(self) -> Shapes:
         """The row length and counts that compute the fewest tokens, compilations counted in."""
         longest = -(-int(self.lengths.max()) // 8) * 8
         if not self.packed:
-            return Shapes(longest, (self.batch_size,))
+            return Shapes(longest, (self.slots,))
         lengths = {longest, *(t for t in _ROW_LENGTHS if longest <= t <= max(4 * longest, 64))}
-        sample = range(min(self.steps_per_epoch, _SAMPLE))
+        sampled = max(1, min(self.steps_per_epoch, _SAMPLE) // self.window)
         choices = []
         for row_length in sorted(lengths):
-            counts = Counter(len(self._assign(self.indices(step), row_length)) for step in sample)
-            row_counts, rows = fewest_rows(counts, self.steps_per_epoch / len(sample))
+            needs = [
+                max(len(rows) for step in range(first, first + self.window) for rows in self._placed(step, row_length))
+                for first in range(0, sampled * self.window, self.window)
+            ]
+            scale = self.steps_per_epoch / (sampled * self.window)
+            row_counts, rows = fewest_rows(Counter(needs), scale, self.window)
             choices.append((rows * row_length, Shapes(row_length, row_counts)))
         return min(choices)[1]
 
 
-def fewest_rows(counts: Counter[int], scale: float = 1.0) -> tuple[tuple[int, ...], float]:
+def fewest_rows(counts: Counter[int], scale: float = 1.0, window: int = 1) -> tuple[tuple[int, ...], float]:
     """Row counts to round up to, so that rows computed and compilations together cost least.
 
-    `counts` says how many batches need how many rows, each standing for `scale` batches; a
-    compilation is charged as `_COMPILATION_STEPS` batches of average size. Returns the counts and
+    `counts` says how many windows of so many steps need how many rows, each standing for `scale`
+    windows; a compilation is charged as `_COMPILATION_STEPS` steps of average size. Returns the counts and
     the cost in rows. Exact, by dynamic programming over the largest count of each class.
     """
     needs = sorted(counts)
@@ -113,7 +226,7 @@ def fewest_rows(counts: Counter[int], scale: float = 1.0) -> tuple[tuple[int, ..
         options = []
         for j in range(i):
             batches = sum(counts[need] for need in needs[j:i])
-            options.append((cost[j] + top * batches * scale + _COMPILATION_STEPS * mean, j))
+            options.append((cost[j] + top * batches * scale + _COMPILATION_STEPS / window * mean, j))
         least, j = min(options)
         cost.append(least)
         choice.append(j)

@@ -46,12 +46,27 @@ class TrainConfig:
         0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X"
     )
     skip_bad: bool = _option(False, "count and leave out rows without a usable text and label", kind=bool)
+    parallel: str = _option("jit", "how the step is compiled for all devices", choices=("jit", "pmap"))
+    model_parallel: int = _option(1, "devices that share one copy of the network (with jit)", kind=int, metavar="N")
+    shard_parameters: bool = _option(False, "divide the parameters too over devices (with jit)", kind=bool)
+    accumulate: int = _option(1, "compute a step's gradients in N parts, for less memory", kind=int, metavar="N")
+    remat: bool = _option(False, "compute layers twice in a step, for less memory", kind=bool)
+    attention: str = _option(
+        "auto", "plain XLA, or the fused kernel for GPU or TPU", choices=("auto", "plain", "triton", "mosaic")
+    )
+    steps_per_dispatch: int | None = _option(
+        None, "steps the device takes without the host (default: 1 on CPU, else 16)", kind=int, metavar="N"
+    )
     metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
     new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("epochs", "batch_size", "model_parallel", "accumulate", "steps_per_dispatch"):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 1, "at least 1")
+        self._require("accumulate", self.accumulate <= self.batch_size, "at most --batch-size")
+        if self.parallel == "pmap" and (self.model_parallel > 1 or self.shard_parameters):
+            raise UserError("--parallel pmap divides batches alone; leave out --model-parallel and --shard-parameters")
         for name in ("learning_rate", "clip_norm"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "a number above 0")
         self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0")

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import shutil
 import time
@@ -22,12 +23,14 @@ from bert_jax.optimizer import fine_tuning
 from bert_jax.parameters import build_classifier, named_arrays
 from bert_jax.predict import make_apply
 
+from .batches import Batches
 from .config import TrainConfig
 from .evaluate import evaluate
 from .metrics import Metrics
+from .parallel import Layout, Trainer, make_layout
 from .prepare import Prepared
 from .report import CompileClock, Speed, closing_table, ticker
-from .step import StepMetrics, initial_state, make_train_step
+from .step import StepMetrics
 
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl."""
@@ -41,16 +44,26 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     """
     clock = CompileClock()
     out = config.run_directory
+    network = prepared.checkpoint.config
+    layout = make_layout(network, config.parallel, config.model_parallel, config.shard_parameters)
+    batches = Batches(
+        prepared.data,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        micro=config.accumulate,
+        shards=layout.shards,
+        window=config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16),
+    )
+    console.print(_describe(batches, layout))
     _make_run_directory(out)
     start = time.monotonic()
-    batches, labels = prepared.batches, prepared.checkpoint.config.labels
     steps = config.epochs * batches.steps_per_epoch
-    record = _record(config, prepared, steps)
+    record = _record(config, prepared, batches, steps)
     write_json(out / "run.json", record)
 
-    graphdef, params = nnx.split(
-        build_classifier(prepared.checkpoint.config, prepared.checkpoint.tensors, config.dtype)
-    )
+    settings = {"attention": config.attention, "remat": config.remat}
+    model = build_classifier(network, prepared.checkpoint.tensors, config.dtype, **settings)
+    graphdef, params = nnx.split(model)
     optimizer = fine_tuning(
         config.learning_rate,
         steps=steps,
@@ -58,43 +71,55 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
-    train_step, apply = make_train_step(graphdef, optimizer), make_apply(graphdef)
-    state, key = initial_state(params, optimizer), jax.random.key(config.seed)
+    trainer = Trainer(layout, graphdef, optimizer, params, batches.shapes.row_length)
+    apply = make_apply(graphdef)
+    state, key = trainer.start(params), trainer.key(config.seed)
+    resident = trainer.place(prepared.data) if fits(prepared.data.nbytes) else None
+    del model, params  # the state has its own
 
     speed = Speed(clock)
     best: float | None = None
     results: dict[str, Metrics] = {}
-    pending: list[StepMetrics] = []
+    pending: list[tuple[int, int, StepMetrics]] = []
+    step = 0
     with open(out / "metrics.jsonl", "w", encoding="utf-8") as log, ticker(console, steps) as show:
-        for step in range(steps):
-            batch = batches.batch(step)
-            speed.count(batch.rows.input_ids.shape, batches.useful_tokens(step))
-            state, metrics = train_step(state, batch, key)
-            pending.append(metrics)
-            done = step + 1
-            epoch, rest = divmod(done, batches.steps_per_epoch)
-            if rest and done % LOG_EVERY:
+        while step < steps:
+            count = batches.window_at(step)
+            with jax.transfer_guard("disallow"):  # what goes to the device goes there in words
+                plan, num_rows = batches.plan(step, count)
+                data = resident
+                if data is None:
+                    here, plan = batches.streamed(plan)
+                    data = trainer.place(here)
+                state, metrics = trainer(state, data, trainer.place_plan(plan, count), key, num_rows)
+            speed.count(batches.computed(num_rows), batches.useful_tokens(step, count), count)
+            pending.append((step, count, metrics))
+            step += count
+            epoch, rest = divmod(step, batches.steps_per_epoch)
+            if rest and step - pending[0][0] < LOG_EVERY:
                 continue  # reading a metric waits for its step, so it is done in bulk
-            loss = _log_steps(log, done - len(pending), pending)
+            loss = _log_steps(log, [(first, n, trainer.metrics(values)) for first, n, values in pending])
             pending.clear()
             speed.lap()
-            show.update(done, loss, speed.tokens_per_second)
+            show.update(step, loss, speed.tokens_per_second)
             if rest:
                 continue
-            dev = evaluate(apply, state.params, *prepared.evaluated["dev"], len(labels))
-            _log(log, step=done, epoch=epoch, split="dev", **dev._asdict())
+            params = trainer.parameters(state)
+            dev = evaluate(apply, params, *prepared.evaluated["dev"], len(network.labels))
+            _log(log, step=step, epoch=epoch, split="dev", **dev._asdict())
             better = best is None or getattr(dev, config.metric) > best
             if better:
                 best, results["dev"] = getattr(dev, config.metric), dev
-                _save(out / "best", prepared.checkpoint, state.params)
+                _save(out / "best", prepared.checkpoint, params)
+            del params
             console.print(
                 f"epoch {epoch}/{config.epochs}  dev accuracy {dev.accuracy:.4f}  macro F1 {dev.macro_f1:.4f}  "
                 f"loss {dev.loss:.4f}{'  (best so far)' if better else ''}"
             )
             speed.restart()
     if "test" in prepared.evaluated:  # by the model as saved, not as remembered
-        kept = nnx.split(checkpoint.load(out / "best", config.dtype))[1]
-        results["test"] = evaluate(apply, kept, *prepared.evaluated["test"], len(labels))
+        kept = nnx.split(build_classifier(network, checkpoint.read(out / "best").tensors, config.dtype, **settings))[1]
+        results["test"] = evaluate(apply, kept, *prepared.evaluated["test"], len(network.labels))
 
     figures = {**speed.figures(), "compile_seconds": clock.seconds, "total_seconds": time.monotonic() - start}
     record |= {"figures": figures, "best": {name: metrics._asdict() for name, metrics in results.items()}}
@@ -106,7 +131,7 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
         "time": f"{figures['total_seconds']:.0f} s",
         "model": str(out / "best"),
     }
-    closing_table(console, labels, results, facts)
+    closing_table(console, network.labels, results, facts)
     return results
 
 
@@ -115,15 +140,34 @@ def _log(log: TextIO, **values: Any) -> None:
     log.flush()
 
 
-def _log_steps(log: TextIO, first: int, metrics: list[StepMetrics]) -> float:
-    """Log the steps after step `first` and return the last one's loss."""
+def _log_steps(log: TextIO, windows: list[tuple[int, int, StepMetrics]]) -> float:
+    """Log the first `count` steps of each window, which begins after step `first`; return the last one's loss."""
     loss = float("nan")
-    for number, values in enumerate(metrics, first + 1):
-        loss = float(values.loss)
-        _log(log, step=number, loss=loss, grad_norm=float(values.grad_norm))
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {number}; try a lower --learning-rate")
+    for first, count, metrics in windows:
+        for number, loss, norm in zip(range(count), metrics.loss.tolist(), metrics.grad_norm.tolist(), strict=False):
+            _log(log, step=first + number + 1, loss=loss, grad_norm=norm)
+            if not math.isfinite(loss):
+                raise UserError(f"the loss is {loss} at step {first + number + 1}; try a lower --learning-rate")
     return loss
+
+
+def fits(size: int) -> bool:
+    """Whether a token set of so many bytes may stay on the device: up to an eighth of its memory."""
+    device = jax.local_devices()[0]
+    of_host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return size <= (device.memory_stats() or {}).get("bytes_limit", of_host) // 8
+
+
+def _describe(batches: Batches, layout: Layout) -> str:
+    parts = batches.micro * batches.shards
+    shared = f" in {parts} parts of" if parts > 1 else " in"
+    text = (
+        f"batches  {batches.steps_per_epoch:,} steps an epoch of {batches.batch_size} examples{shared} "
+        f"{' or '.join(map(str, batches.shapes.row_counts))} rows of {batches.shapes.row_length} tokens"
+    )
+    if layout.mesh.size == 1:
+        return text
+    return f"{text}\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
 
 
 def _make_run_directory(out: Path) -> None:
@@ -142,9 +186,9 @@ def _save(directory: Path, start: Checkpoint, params: nnx.State) -> None:
         checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, start.metadata))
 
 
-def _record(config: TrainConfig, prepared: Prepared, steps: int) -> dict[str, Any]:
+def _record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int) -> dict[str, Any]:
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "safetensors")
-    shapes = prepared.batches.shapes
+    shapes = batches.shapes
     return {
         "config": {**vars(config), "run_directory": str(config.run_directory)},
         "versions": {

@@ -1,4 +1,4 @@
-"""Everything before the first step that needs no accelerator: read, check, tokenise, pack."""
+"""Everything before the first step that needs no accelerator: read, check, tokenise."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from bert_jax.packing import Tokens
 from bert_jax.tokenizer import Tokenizer, check_max_length
 from convert import conversion
 
-from .batches import Batches
+from .batches import TokenSet
 from .config import TrainConfig
 from .data import label_ids, read_splits
 
 
 class Prepared(NamedTuple):
-    """A run's input: the starting parameters, the batches, the splits to evaluate on."""
+    """A run's input: the starting parameters, the training examples, the splits to evaluate on."""
 
     checkpoint: Checkpoint
-    batches: Batches
+    data: TokenSet
     evaluated: dict[str, tuple[list[Tokens], list[int]]]
     files: list[Path]
     counts: dict[str, int]
@@ -59,7 +59,6 @@ def prepare(config: TrainConfig) -> Prepared:
         name: tokenizer([row.text for row in split.rows], max_length=config.max_length)
         for name, split in splits.items()
     }
-    batches = Batches(tokens["train"], ids["train"], batch_size=config.batch_size, seed=config.seed)
     notes = [conversion.describe(source)]
     if new:
         notes.append(f"new      {', '.join(new)} (normal, {start.config.initializer_range}, seed {config.seed})")
@@ -70,13 +69,9 @@ def prepare(config: TrainConfig) -> Prepared:
             + (f", {cut:,} cut to {config.max_length} tokens" if cut else "")
             + (f", {split.skipped:,} bad rows skipped" if split.skipped else "")
         )
-    notes.append(
-        f"batches  {batches.steps_per_epoch:,} steps an epoch of {config.batch_size} examples in "
-        f"{' or '.join(map(str, batches.shapes.row_counts))} rows of {batches.shapes.row_length} tokens"
-    )
     return Prepared(
         start,
-        batches,
+        TokenSet.of(tokens["train"], ids["train"]),
         {name: (tokens[name], ids[name]) for name in splits if name != "train"},
         sorted({split.path for split in splits.values()}),
         {name: len(split.rows) for name, split in splits.items()},

@@ -38,12 +38,12 @@ class Speed:
         self._clock = clock
         self.restart()
 
-    def count(self, shape: tuple[int, ...], useful_tokens: int) -> None:
-        """A step on rows of this shape, of whose tokens so many are not padding, begins."""
-        self.steps += 1
+    def count(self, shape: tuple[int, ...], useful_tokens: int, steps: int) -> None:
+        """Steps on rows of this shape, of whose tokens so many are not padding, begin."""
+        self.steps += steps
         self.shapes.add(shape)
         self.tokens += useful_tokens
-        self.computed += shape[0] * shape[1]
+        self.computed += steps * shape[0] * shape[1]
 
     def restart(self) -> None:
         """Leave out the time since the last lap."""

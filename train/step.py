@@ -1,7 +1,7 @@
-"""One training step: a pure function of state, batch and key, compiled with the state donated."""
+"""The training step: a pure function of state, data, plan and key; several of them in one dispatch."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from bert_jax.heads import cross_entropy
 
-from .batches import Batch
+from .batches import Plan, TokenSet
+from .gather import assemble
 
 
 class State(NamedTuple):
-    """Everything the next step depends on, besides its batch and the run's key."""
+    """Everything the next step depends on, besides its plan and the run's key."""
 
     params: nnx.State
     opt_state: optax.OptState
@@ -23,35 +24,76 @@ class State(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Of one step: mean loss over its examples, and the gradients' global norm before clipping."""
+    """Mean loss over a step's examples, and the gradients' global norm before clipping; a value a step."""
 
-    loss: Float[Array, ""]
-    grad_norm: Float[Array, ""]
-
-
-def initial_state(params: nnx.State, optimizer: optax.GradientTransformation) -> State:
-    """The state before step 0."""
-    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    loss: Float[Array, "*steps"]
+    grad_norm: Float[Array, "*steps"]
 
 
-def make_train_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation
-) -> Callable[[State, Batch, Key[Array, ""]], tuple[State, StepMetrics]]:
-    """Compile the step for a classifier split as `graphdef, params = nnx.split(model)`.
+Steps = Callable[[State, TokenSet, Plan, Int[Any, ""], Key[Array, ""]], tuple[State, StepMetrics]]
 
-    Dropout at a step draws from `fold_in(key, step)`, so a step is a function of (seed, step).
-    The state passed in is donated: its arrays are gone after the call.
+
+def train_steps(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    num_rows: int,
+    row_length: int,
+    axis: str | None = None,
+) -> Steps:
+    """The pure function `(state, data, plan, count, key) -> state, metrics` of up to a window of steps.
+
+    The classifier is split as `graphdef, params = nnx.split(model)`. `plan` has arrays
+    (window, micro, shards, slots), of which the first `count` steps are done; `metrics` are arrays
+    (window,). Gradients are summed over micro-batches, and over the devices of `axis` where the
+    function is mapped over one. Dropout draws from (key, step, micro-batch, device), so a step is a
+    function of (seed, step).
     """
 
-    def train_step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, StepMetrics]:
-        def loss_of(params: nnx.State) -> Float[Array, ""]:
-            rngs = nnx.Rngs(dropout=jax.random.fold_in(key, state.step))
-            logits = nnx.merge(graphdef, params)(batch.rows, rngs)
-            return cross_entropy(logits, batch.labels, batch.weights)
+    def step(state: State, data: TokenSet, plan: Plan, key: Key[Array, ""]) -> tuple[State, StepMetrics]:
+        key = jax.random.fold_in(key, state.step)
+        examples = jnp.sum(plan.places < num_rows * row_length).astype(jnp.float32)
+        if axis is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+            examples = jax.lax.psum(examples, axis)
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        def loss_of(params: nnx.State, part: Plan, key: Key[Array, ""]) -> Float[Array, ""]:
+            batch = assemble(data, part, num_rows, row_length)
+            logits = nnx.merge(graphdef, params)(batch.rows, nnx.Rngs(dropout=key))
+            share = jnp.sum(batch.weights) / jnp.maximum(examples, 1)
+            return cross_entropy(logits, batch.labels, batch.weights) * share
+
+        def part_of(sums: Any, numbered: tuple[Int[Array, ""], Plan]) -> tuple[Any, None]:
+            number, part = numbered
+            found = jax.value_and_grad(loss_of)(state.params, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, sums, found), None
+
+        micro = plan.examples.shape[0]
+        if micro == 1:
+            loss, grads = jax.value_and_grad(loss_of)(state.params, jax.tree.map(lambda x: x[0], plan), key)
+        else:
+            zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params)
+            (loss, grads), _ = jax.lax.scan(part_of, zeros, (jnp.arange(micro), plan))
+        if axis is not None:
+            loss, grads = jax.lax.psum((loss, grads), axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return State(cast(nnx.State, params), opt_state, state.step + 1), StepMetrics(loss, optax.tree.norm(grads))
 
-    return jax.jit(train_step, donate_argnums=0)
+    def steps(
+        state: State, data: TokenSet, plan: Plan, count: Int[Any, ""], key: Key[Array, ""]
+    ) -> tuple[State, StepMetrics]:
+        window = plan.examples.shape[0]
+        if window == 1:  # a loop's body is compiled apart from it, which the CPU pays for
+            state, metrics = step(state, data, jax.tree.map(lambda x: x[0], plan), key)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+
+        def body(i: Int[Array, ""], carry: tuple[State, StepMetrics]) -> tuple[State, StepMetrics]:
+            state, metrics = carry
+            here = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), plan)
+            state, values = step(state, data, here, key)
+            return state, jax.tree.map(lambda all, one: all.at[i].set(one), metrics, values)
+
+        # A loop of a length known only at run time, so that the window an epoch ends with needs no program of its own.
+        return jax.lax.fori_loop(0, count, body, (state, StepMetrics(*jnp.zeros((2, window)))))
+
+    return steps

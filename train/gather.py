@@ -1,0 +1,47 @@
+"""From a plan to a batch, on the device: rows gathered from the token set inside the compiled step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from bert_jax.packing import Rows
+
+from .batches import Plan, TokenSet
+
+
+class Batch(NamedTuple):
+    """Packed rows, label ids, and weight 0 for slots that are padding."""
+
+    rows: Rows
+    labels: Int[Any, " N"]
+    weights: Float[Any, " N"]
+
+
+def assemble(data: TokenSet, plan: Plan, num_rows: int, row_length: int) -> Batch:
+    """Gather a batch inside a compiled function: plan arrays (S, n) for S shards of n slots.
+
+    Rows are (S*num_rows, T), shard after shard; examples (S*n), and `rows.first_tokens` (S, n)
+    count within a shard's tokens, so that an array sharded by rows is gathered where it lies.
+    Segments count through a shard.
+    """
+    data = jax.tree.map(jnp.asarray, data)
+    rows = jax.vmap(lambda examples, places: _shard(data, examples, places, num_rows * row_length))(*plan)
+    ids, types, positions, segments = (array.reshape(-1, row_length) for array in rows)
+    inside = plan.places < num_rows * row_length
+    first_tokens = jnp.where(inside, plan.places, 0)
+    labels = data.labels[plan.examples].reshape(-1)
+    return Batch(Rows(ids, types, positions, segments, first_tokens), labels, inside.reshape(-1).astype(jnp.float32))
+
+
+def _shard(data: TokenSet, examples: Int[Any, " n"], places: Int[Any, " n"], size: int) -> tuple[Any, ...]:
+    line = jnp.arange(size, dtype=jnp.int32)
+    slots = jnp.arange(len(examples), dtype=jnp.int32)
+    # The slot whose example was last to begin at or before each token.
+    slot = jax.lax.cummax(jnp.zeros(size, jnp.int32).at[places].max(slots, mode="drop"))
+    example, offset = examples[slot], line - places[slot]
+    inside = (offset >= 0) & (offset < data.lengths[example])
+    ids = data.ids[jnp.where(inside, data.starts[example] + offset, 0)].astype(jnp.int32)
+    types = offset >= data.second[example]
+    return tuple(jnp.where(inside, array, 0) for array in (ids, types.astype(jnp.int32), offset, slot + 1))

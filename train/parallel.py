@@ -1,0 +1,191 @@
+"""The training step on the devices there are: compiled for a mesh by jit, or mapped over devices by pmap.
+
+The mesh has two axes. Over `data`, the shards of a batch, the optimizer's state and, if asked for,
+the parameters are divided; over `model`, attention heads and the feed-forward layer. What lies where
+is said here by shardings alone, and the compiler adds the communication.
+"""
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.config import BertConfig
+from bert_jax.errors import UserError
+from bert_jax.parameters import name_of
+
+from .batches import Plan, TokenSet
+from .step import State, StepMetrics, train_steps
+
+# Kernels whose outputs, and whose inputs, are divided over `model` (Megatron-LM, section 3).
+_BY_OUTPUT = re.compile(r"\.(query|key|value|intermediate)\.(kernel|bias)$")
+_BY_INPUT = re.compile(r"^encoder.*\.output\.kernel$")
+
+
+class Layout(NamedTuple):
+    """How a run lies on devices: by jit over `mesh`, or by pmap over its `data` axis."""
+
+    mesh: Mesh
+    pmap: bool = False
+    shard_parameters: bool = False
+
+    @property
+    def shards(self) -> int:
+        """Parts into which each batch is dealt."""
+        return self.mesh.shape["data"]
+
+    def everywhere(self) -> NamedSharding:
+        """The sharding of what every device holds whole."""
+        return NamedSharding(self.mesh, P())
+
+    def put(self, tree: Any, spec: P | None = None) -> Any:
+        """Host arrays as arrays on the devices, divided as `spec` says, or whole on each."""
+        return jax.device_put(tree, NamedSharding(self.mesh, spec or P()))
+
+
+def make_layout(
+    config: BertConfig, parallel: str = "jit", model: int = 1, shard_parameters: bool = False, devices: Any = None
+) -> Layout:
+    """The layout over all devices (of every process), `model` of them for each shard of a batch.
+
+    Raises `UserError` where `model` divides neither the devices nor the network.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) % model:
+        raise UserError(f"--model-parallel is {model}; expected a divisor of {len(devices)}, the number of devices")
+    for name in ("num_attention_heads", "intermediate_size"):
+        size = getattr(config, name)
+        if size % model:
+            raise UserError(f"--model-parallel is {model}; expected a divisor of {name}, which is {size}")
+    shape = (len(devices) // model, model)
+    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return Layout(mesh, parallel == "pmap", shard_parameters)
+
+
+def _spec(name: str, shape: tuple[int, ...], data: int) -> P:
+    """Where an array of the model's lies: over `model` by its name, over `data`, if that is given, by its shape."""
+    axes: list[str | None] = [None] * len(shape)
+    if _BY_OUTPUT.search(name):
+        axes[-1] = "model"
+    elif _BY_INPUT.search(name):
+        axes[0] = "model"
+    free = [i for i, size in enumerate(shape) if axes[i] is None and size % data == 0]
+    if data > 1 and free and len(shape) > 1:  # vectors are not worth the communication
+        axes[free[0]] = "data"
+    return P(*axes)
+
+
+def _shardings(layout: Layout, params: nnx.State, data: int) -> nnx.State:
+    flat = [
+        (path, variable.replace(NamedSharding(layout.mesh, _spec(name_of(path), variable[...].shape, data))))
+        for path, variable in nnx.to_flat_state(params)
+    ]
+    return nnx.from_flat_state(flat)
+
+
+def state_shardings(layout: Layout, optimizer: optax.GradientTransformation, params: nnx.State) -> State:
+    """A `State` of shardings: the optimizer's moments are divided over `data`, parameters if asked for."""
+    moments = _shardings(layout, params, layout.shards)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        moments,
+        transform_non_params=lambda _: layout.everywhere(),
+    )
+    whole = _shardings(layout, params, layout.shards if layout.shard_parameters else 1)
+    return State(whole, opt_state, layout.everywhere())
+
+
+class Trainer:
+    """The step on a layout's devices, compiled once for each number of rows, its state donated."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        graphdef: nnx.GraphDef,
+        optimizer: optax.GradientTransformation,
+        params: nnx.State,
+        row_length: int,
+    ):
+        self.layout, self.row_length = layout, row_length
+        self._graphdef, self._optimizer = graphdef, optimizer
+        self._shardings = state_shardings(layout, optimizer, params)
+        self.compiled: dict[int, Callable[..., tuple[State, StepMetrics]]] = {}
+        self._gather = jax.jit(lambda tree: tree, out_shardings=layout.everywhere())
+
+    def start(self, params: nnx.State) -> State:
+        """The state before step 0, on the devices."""
+
+        def make(params: nnx.State) -> State:
+            return State(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
+
+        if self.layout.pmap:
+            return self._on_each(jax.device_get(make(params)))
+        return jax.jit(make, out_shardings=self._shardings)(self.layout.put(params))
+
+    def place(self, data: TokenSet) -> TokenSet:
+        """The examples, on every device."""
+        return self._on_each(data) if self.layout.pmap else self.layout.put(data)
+
+    def key(self, seed: int) -> jax.Array:
+        """A random key of this seed, on every device."""
+        words = np.asarray(jax.random.key_data(jax.random.key(seed)))
+        return jax.random.wrap_key_data(self._on_each(words) if self.layout.pmap else self.layout.put(words))
+
+    def place_plan(self, plan: Plan, count: int) -> tuple[Plan, jax.Array]:
+        """What a dispatch needs beside state, examples and key; `plan` has axes as in `train_steps`."""
+        if self.layout.pmap:
+            divided = Plan(*(np.moveaxis(array, 2, 0)[:, :, :, None] for array in plan))
+            return self.layout.put(divided, P("data")), self._on_each(np.int32(count))
+        return self.layout.put(plan, P(None, None, "data")), self.layout.put(np.int32(count))
+
+    def __call__(
+        self, state: State, data: TokenSet, placed: tuple[Plan, jax.Array], key: jax.Array, num_rows: int
+    ) -> tuple[State, StepMetrics]:
+        """Take the steps of a placed plan: the state after them, and their metrics."""
+        with self.context():
+            return self.program(num_rows)(state, data, *placed, key)
+
+    def program(self, num_rows: int) -> Callable[..., tuple[State, StepMetrics]]:
+        """The function compiled for shards of `num_rows` rows."""
+        if num_rows not in self.compiled:
+            make = functools.partial(train_steps, self._graphdef, self._optimizer, num_rows, self.row_length)
+            if self.layout.pmap:
+                made = jax.pmap(make("data"), "data", donate_argnums=0, devices=list(self.layout.mesh.devices.flat))
+            else:
+                out = self._shardings, self.layout.everywhere()
+                made = jax.jit(make(), donate_argnums=0, out_shardings=out)
+            self.compiled[num_rows] = made
+        return self.compiled[num_rows]
+
+    def context(self) -> contextlib.AbstractContextManager:
+        """The mesh, for kernels that must be told of it, where there is more than one device."""
+        alone = self.layout.pmap or self.layout.mesh.size == 1
+        return contextlib.nullcontext() if alone else jax.set_mesh(self.layout.mesh)
+
+    def parameters(self, state: State) -> nnx.State:
+        """The parameters, whole, on every device (with pmap, the first)."""
+        return self._first(state.params) if self.layout.pmap else self._gather(state.params)
+
+    def metrics(self, metrics: StepMetrics) -> StepMetrics:
+        """A dispatch's metrics on the host: arrays (window,)."""
+        return jax.device_get(self._first(metrics) if self.layout.pmap else metrics)
+
+    def _first(self, tree: Any) -> Any:
+        return jax.tree.map(lambda array: array.addressable_shards[0].data[0], tree)
+
+    def _on_each(self, tree: Any) -> Any:
+        """A copy for each device, along a leading axis, as pmap takes and gives it."""
+        count = self.layout.shards
+        spread = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[None], (count, *np.shape(x))), tree)
+        return jax.device_put(spread, NamedSharding(self.layout.mesh, P("data")))
