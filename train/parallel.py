@@ -9,7 +9,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def state_shardings(layout: Layout, optimizer: optax.GradientTransformation, par
         transform_non_params=lambda _: layout.everywhere(),
     )
     whole = _shardings(layout, params, layout.shards if layout.shard_parameters else 1)
-    return State(whole, opt_state, layout.everywhere())
+    return State(whole, opt_state, cast(Any, layout.everywhere()))
 
 
 class Trainer:
