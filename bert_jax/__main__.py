@@ -1,12 +1,11 @@
 """Label texts from the command line: one JSON object a line, as many as texts, in their order."""
 
-import itertools
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -14,9 +13,6 @@ from bert_jax.checkpoint import read_classifier
 from bert_jax.command import Parser, run
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import check_max_length
-
-WINDOW = 1024
-"""Lines read, packed and answered at a time: memory stays bounded whatever the input's length."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,12 +43,14 @@ def main(argv: list[str] | None = None) -> None:
         from bert_jax.predict import TextClassifier
 
         classifier = TextClassifier(checkpoint, tokenizer, args.dtype)
-        window = 1 if lines is not None and lines.isatty() else WINDOW
+        interactive = lines is not None and lines.isatty()
         texts = args.texts if lines is None else _texts(lines, args.input or "standard input")
-        for batch in _windows(texts, window):
-            for prediction in classifier(batch, max_length=args.max_length):
-                out.write(json.dumps(prediction.to_dict(logits=args.logits), ensure_ascii=False) + "\n")
-            out.flush()
+        encode = json.JSONEncoder(ensure_ascii=False).encode
+        with closing(classifier.stream(texts, max_length=args.max_length, interactive=interactive)) as predictions:
+            for prediction in predictions:
+                out.write(encode(prediction.to_dict(logits=args.logits)) + "\n")
+                if interactive:
+                    out.flush()
 
 
 @contextmanager
@@ -109,12 +107,6 @@ def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{name}: line {number} is not UTF-8 at its byte {error.start}") from None
         yield text.removesuffix("\n").removesuffix("\r")
-
-
-def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
 
 
 if __name__ == "__main__":

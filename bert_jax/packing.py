@@ -6,6 +6,7 @@ degenerate case (`from_attention_mask`).
 """
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -91,22 +92,36 @@ def pack(
 ) -> Rows:
     """Lay examples into arrays of a fixed shape: B = `num_rows`, T = `row_length`, N = `num_examples`.
 
-    Rows and examples beyond those given are padding; a padding example points at token 0.
+    Rows and examples beyond those given are padding; a padding example points at token 0. Raises
+    `ValueError` for an assignment that does not fit.
     """
-    ids, types, positions, segments = np.zeros((4, num_rows, row_length), np.int32)
+    placed = list(itertools.chain.from_iterable(assignment))
+    chosen = [examples[i] for i in placed]
+    order = np.array(placed, np.int64)
+    counts = np.fromiter(map(len, assignment), np.int64, len(assignment))
+    lengths = np.fromiter((len(tokens.input_ids) for tokens in chosen), np.int64, len(chosen))
+    ends = np.cumsum(lengths)
+    starts = ends - lengths  # with all examples laid in one line, without gaps
+    firsts = np.cumsum(counts) - counts  # of each row, its first example's place in `order`
+    row = np.repeat(np.arange(len(counts)), counts)
+    before_row = np.append(starts, 0)[firsts][row]
+    if len(counts) > num_rows or (ends - before_row > row_length).any():
+        raise ValueError(f"the assignment needs more than {num_rows} rows of {row_length} tokens")
     first_tokens = np.zeros(num_examples, np.int32)
-    for row, members in enumerate(assignment):
-        start = 0
-        for segment, example in enumerate(members, 1):
-            tokens = examples[example]
-            end = start + len(tokens.input_ids)
-            ids[row, start:end] = tokens.input_ids
-            types[row, start:end] = tokens.token_type_ids
-            positions[row, start:end] = np.arange(end - start)
-            segments[row, start:end] = segment
-            first_tokens[example] = row * row_length + start
-            start = end
-    return Rows(ids, types, positions, segments, first_tokens)
+    first_tokens[order] = row * row_length + starts - before_row
+
+    positions_here = np.arange(ends[-1] if len(ends) else 0) - np.repeat(starts, lengths)
+    places = np.repeat(first_tokens[order], lengths) + positions_here
+    ids, types, positions, segments = np.zeros((4, num_rows * row_length), np.int32)
+    if chosen:
+        ids[places] = np.concatenate([tokens.input_ids for tokens in chosen])
+        types[places] = np.concatenate([tokens.token_type_ids for tokens in chosen])
+        positions[places] = positions_here
+        segments[places] = np.repeat(np.arange(len(order)) - firsts[row] + 1, lengths)
+    shape = num_rows, row_length
+    return Rows(
+        ids.reshape(shape), types.reshape(shape), positions.reshape(shape), segments.reshape(shape), first_tokens
+    )
 
 
 def prediction_batches(examples: Sequence[Tokens], *, batch_tokens: int) -> Iterator[tuple[Rows, list[int]]]:

@@ -1,9 +1,11 @@
 """Strings in, labels and scores out."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +19,16 @@ from bert_jax.heads import SequenceClassifier
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
 from bert_jax.tokenizer import Tokenizer, check_max_length
+
+_IN_FLIGHT = 4
+"""Batches given to the device before the first of them is fetched; stopping early waits for these."""
+
+_CHARACTERS = 256
+"""Characters a text on average: a window of longer texts ends early, so that its memory is bounded."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Tag = TypeVar("_Tag")
 
 
 class Prediction(NamedTuple):
@@ -46,7 +58,12 @@ def make_apply(graphdef: nnx.GraphDef[SequenceClassifier]) -> Callable[[nnx.Stat
 
 def batch_tokens() -> int:
     """Tokens a prediction batch holds: enough to keep the device busy, small enough for caches."""
-    return 2048 if jax.default_backend() == "cpu" else 32768
+    return 1024 if jax.default_backend() == "cpu" else 32768
+
+
+def window_texts() -> int:
+    """Texts that are read, packed and answered together: enough to fill the rows of many batches."""
+    return max(4096, batch_tokens())
 
 
 def packed_logits(
@@ -57,14 +74,8 @@ def packed_logits(
     `apply` is a jitted function of packed rows; it sees few different shapes.
     """
     out = np.empty((len(examples), num_labels), np.float32)
-    pending: list[tuple[list[int], Array]] = []
-    for rows, members in prediction_batches(examples, batch_tokens=batch_tokens()):
-        pending.append((members, apply(rows)))
-        if len(pending) > 2:  # keep the device a little ahead, but not all results on it
-            done, logits = pending.pop(0)
-            out[done] = np.asarray(logits)[: len(done)]
-    for done, logits in pending:
-        out[done] = np.asarray(logits)[: len(done)]
+    for members, logits in _late(apply, prediction_batches(examples, batch_tokens=batch_tokens()), _IN_FLIGHT):
+        out[members] = logits[: len(members)]
     return out
 
 
@@ -92,23 +103,126 @@ class TextClassifier:
 
         Texts longer than `max_length` tokens (default: all the model takes) are cut and flagged.
         """
-        if isinstance(texts, str):
+        return list(self.stream(texts, pairs, max_length=max_length))
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
+        *,
+        max_length: int | None = None,
+        interactive: bool = False,
+    ) -> Generator[Prediction, None, None]:
+        """Classify texts as they come: predictions in their order, in bounded memory.
+
+        While the device computes, a thread of its own tokenises and packs what comes next, so up to
+        three windows of `window_texts()` texts are read ahead, by the thread that asks for
+        predictions. With `interactive`, each text is answered before the next is read. Closing the
+        generator, or an error in `texts`, ends the thread. Raises as `__call__` does, and
+        `ValueError` where `pairs` is shorter or longer than `texts`.
+        """
+        if isinstance(texts, str) or isinstance(pairs, str):
             raise TypeError("expected a list of texts, got one string: write [text]")
-        texts = list(texts)
         max_length = self.config.max_position_embeddings if max_length is None else max_length
         check_max_length(max_length, self.config)
         if pairs is not None and self.config.type_vocab_size < 2:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
-        examples = self.tokenizer(texts, None if pairs is None else list(pairs), max_length=max_length)
-        out = []
-        for text, tokens, logits in zip(texts, examples, self.logits(examples), strict=True):
-            probabilities = _softmax(logits.astype(np.float64))
-            scores = dict(zip(self.config.labels, map(float, probabilities), strict=True))
-            label = max(scores, key=scores.__getitem__)
-            out.append(Prediction(text, label, scores[label], scores, [float(x) for x in logits], tokens.truncated))
-        return out
+        if isinstance(texts, Sized) and isinstance(pairs, Sized) and len(texts) != len(pairs):
+            raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; expected one for each")
+        inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
+        return self._stream(inputs, max_length, interactive)
+
+    def _stream(
+        self, inputs: Iterable[tuple[str, ...]], max_length: int, interactive: bool
+    ) -> Generator[Prediction, None, None]:
+        size, ahead, in_flight = (1, 0, 0) if interactive else (window_texts(), 1, _IN_FLIGHT)
+        pool = ThreadPoolExecutor(1, "bert_jax-prepare")
+        try:
+            prepare = functools.partial(self._prepare, max_length=max_length)
+            windows = _ahead(pool, prepare, _windows(inputs, size), ahead)
+            batches = (batch for window in windows for batch in window.tagged())
+            for (window, members, is_last), logits in _late(self._apply, batches, in_flight):
+                window.logits[members] = logits[: len(members)]
+                if is_last:
+                    yield from self._predictions(window)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _prepare(self, inputs: list[tuple[str, ...]], max_length: int) -> "_Window":
+        texts, *pairs = (list(column) for column in zip(*inputs, strict=True))
+        examples = self.tokenizer(texts, *pairs, max_length=max_length)
+        return _Window(
+            texts,
+            [tokens.truncated for tokens in examples],
+            list(prediction_batches(examples, batch_tokens=batch_tokens())),
+            np.empty((len(texts), len(self.config.labels)), np.float32),
+        )
+
+    def _predictions(self, window: "_Window") -> Iterator[Prediction]:
+        names = self.config.labels
+        probabilities = _softmax(window.logits.astype(np.float64))
+        best = probabilities.argmax(1).tolist()
+        columns = window.texts, best, probabilities.tolist(), window.logits.tolist(), window.truncated
+        for text, label, scores, logits, truncated in zip(*columns, strict=True):
+            yield Prediction(
+                text, names[label], scores[label], dict(zip(names, scores, strict=True)), logits, truncated
+            )
 
 
-def _softmax(logits: Float[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
-    exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()
+class _Window(NamedTuple):
+    """Texts read together, packed, and their logits, which come in batch by batch."""
+
+    texts: list[str]
+    truncated: list[bool]
+    batches: list[tuple[Rows, list[int]]]
+    logits: Float[np.ndarray, "N C"]
+
+    def tagged(self) -> Iterator[tuple[Rows, tuple["_Window", list[int], bool]]]:
+        """Every batch with its window, the texts it holds, and whether it is the window's last."""
+        for number, (rows, members) in enumerate(self.batches, 1):
+            yield rows, (self, members, number == len(self.batches))
+
+
+def _windows(inputs: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[str, ...]]]:
+    """Cut inputs into windows of `size`, or fewer where they are long."""
+    window, characters = [], 0
+    for item in inputs:
+        window.append(item)
+        characters += sum(map(len, item))
+        if len(window) == size or characters >= size * _CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
+) -> Iterator[_Result]:
+    """`function` of every item, in order, computed in the pool up to `ahead` items early."""
+    futures: deque[Future[_Result]] = deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
+def _late(
+    apply: Callable[[Rows], Float[Array, "N C"]], batches: Iterable[tuple[Rows, _Tag]], in_flight: int
+) -> Iterator[tuple[_Tag, Float[np.ndarray, "N C"]]]:
+    """Logits of every batch, in order, with its tag, fetched while the device has `in_flight` more to do."""
+    pending: deque[tuple[_Tag, Array]] = deque()
+    for rows, tag in batches:
+        pending.append((tag, apply(rows)))
+        if len(pending) > in_flight:
+            done, logits = pending.popleft()
+            yield done, np.asarray(logits)
+    for tag, logits in pending:
+        yield tag, np.asarray(logits)
+
+
+def _softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
