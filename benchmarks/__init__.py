@@ -1,0 +1,1 @@
+"""Speed beside the peers': the same examples, in one run, in turn."""

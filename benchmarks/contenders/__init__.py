@@ -1,0 +1,1 @@
+"""One module for each way to train or predict; a worker process loads exactly one of them."""

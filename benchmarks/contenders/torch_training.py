@@ -1,0 +1,87 @@
+"""transformers on torch: sdpa attention, fused AdamW, the same schedule, clipping and dropout."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from ..workload import Job, learning_rate
+
+
+class Contender:
+    """`argument` is a layout of `Examples.batches`, with `-compiled` for torch.compile."""
+
+    def __init__(self, job: Job, argument: str):
+        self.notes: list[str] = []
+        self._settings, self._train, self._dev = job.settings, job.examples("train"), job.examples("dev")
+        self._layout, _, compiled = argument.partition("-")
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(self._settings["seed"])
+        model: Any = transformers.BertForSequenceClassification.from_pretrained(
+            job.huggingface, attn_implementation="sdpa", dtype=torch.float32
+        )
+        self._model = model.to(self._device)
+        self._start = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._call = self._model
+        if compiled:
+            self._call = torch.compile(self._model, dynamic=not self._layout.isdecimal())
+        self.restart()
+
+    def restart(self) -> None:
+        """Back to the state before step 0."""
+        self._model.load_state_dict(self._start)
+        self._parameters = list(self._model.parameters())
+        groups = [
+            {"params": [p for p in self._parameters if p.ndim > 1], "weight_decay": self._settings["weight_decay"]},
+            {"params": [p for p in self._parameters if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self._done = 0
+
+    def prepare(self, first: int, steps: int) -> None:
+        """Warm up, and compile where that is asked for: two shapes show what is dynamic."""
+        self.train(first, min(2, steps))
+
+    def train(self, first: int, steps: int) -> int:
+        """Take these steps to their end; returns the tokens computed, padding included."""
+        self._model.train()
+        computed = 0
+        for indices, length in self._train.batches(self._layout, first, steps):
+            ids, mask, labels = (self._put(array) for array in self._train.padded(indices, length))
+            computed += ids.numel()
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate(self._settings, self._done)
+            self._call(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings["clip_norm"], foreach=True)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._done += 1
+        self._finish()
+        return computed
+
+    def accuracy(self) -> float:
+        """On dev."""
+        self._model.eval()
+        order = np.argsort(self._dev.lengths)
+        right = 0
+        with torch.inference_mode():
+            for start in range(0, len(order), 64):
+                indices = order[start : start + 64]
+                ids, mask, labels = map(self._put, self._dev.padded(indices, int(self._dev.lengths[indices].max())))
+                logits = self._model(input_ids=ids, attention_mask=mask).logits
+                right += int((logits.argmax(-1) == labels).sum())
+        return right / len(order)
+
+    def _put(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _finish(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def versions() -> dict[str, str]:
+    """What it runs on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "device": device}

@@ -1,0 +1,74 @@
+"""From the command line's model and data to a job directory (`workload.Job`)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax import checkpoint
+from bert_jax.checkpoint import with_classifier
+from bert_jax.config import BertConfig
+from bert_jax.packing import Tokens
+from bert_jax.tokenizer import Tokenizer, check_max_length
+from convert import conversion, huggingface
+from train.data import label_ids, read_splits
+
+from .figures import encoder_parameters
+from .workload import Job
+
+
+def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, sentences: int = 0) -> Job:
+    """Write a job: tokenised train and dev examples, or with `sentences`, that many raw train texts.
+
+    The classifier is the checkpoint's own, or drawn from the seed: the same for every contender.
+    Raises `UserError` for a model or data that `python -m train` would not take.
+    """
+    splits = read_splits(data, seed=settings["seed"])
+    source = conversion.read(model)
+    check_max_length(settings["max_length"], source.checkpoint.config)
+    names, labels = label_ids(splits, source.checkpoint.config.labels)
+    start, _ = with_classifier(source.checkpoint, names, settings["seed"])
+    for name, layout in (("native", checkpoint), ("hf", huggingface)):
+        (directory / name).mkdir(parents=True)
+        layout.write(directory / name, start)
+    tokenizer = Tokenizer.load(source.location.directory)
+    if sentences:
+        texts = [row.text for row in splits["train"].rows]
+        order = np.random.default_rng(settings["seed"]).permutation(len(texts))
+        order = np.resize(order, sentences)  # a small set is gone through again
+        (directory / "texts.json").write_text(json.dumps([texts[i] for i in order]), encoding="utf-8")
+        splits = {"train": splits["train"]._replace(rows=[splits["train"].rows[i] for i in order])}
+        labels = {"train": [labels["train"][i] for i in order]}
+    for name in {"train", "dev"} & set(splits):
+        tokens = tokenizer([row.text for row in splits[name].rows], max_length=settings["max_length"])
+        _write_examples(directory / f"{name}.npz", tokens, labels[name])
+    facts = {**_facts(start.config), "source": source.location.origin, **settings}
+    if "batch_size" in settings:
+        facts |= _schedule(settings, len(labels["train"]))
+    (directory / "job.json").write_text(json.dumps(facts), encoding="utf-8")
+    return Job(directory)
+
+
+def _write_examples(path: Path, tokens: Sequence[Tokens], labels: Sequence[int]) -> None:
+    ids = np.concatenate([example.input_ids for example in tokens])
+    lengths = np.array([len(example.input_ids) for example in tokens], np.int64)
+    np.savez(path, ids=ids, lengths=lengths, labels=np.array(labels, np.int64))
+
+
+def _schedule(settings: dict[str, Any], count: int) -> dict[str, int]:
+    """Steps of the learning rate's schedule: through the examples asked for, or all of them, once."""
+    steps = -(-min(count, settings["train_examples"] or count) // settings["batch_size"])
+    return {"schedule_steps": steps, "warmup_steps": round(settings["warmup"] * steps)}
+
+
+def _facts(config: BertConfig) -> dict[str, Any]:
+    return {
+        "num_labels": len(config.labels),
+        "num_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "encoder_parameters": encoder_parameters(
+            config.num_hidden_layers, config.hidden_size, config.intermediate_size
+        ),
+    }
