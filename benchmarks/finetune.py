@@ -5,6 +5,7 @@ of its own; rounds are interleaved and only one works at a time. Runs of limited
 --train-examples trains through that many and shows accuracy on dev.
 """
 
+import itertools
 import os
 import sys
 import tempfile
@@ -196,7 +197,7 @@ def _whole(
         pool.ask(name, "restart")
     total = settings["schedule_steps"]
     edges = [total * part // count for part in range(count + 1)]
-    parts = [(a, b - a) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    parts = [(a, b - a) for a, b in itertools.pairwise(edges) if b > a]
     rounds = _rounds(pool, field, parts, examples, settings)
     entries = {}
     for name, found in rounds.items():

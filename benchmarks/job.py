@@ -45,7 +45,7 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
         tokens = tokenizer([row.text for row in splits[name].rows], max_length=settings["max_length"])
         _write_examples(directory / f"{name}.npz", tokens, labels[name])
     facts = {**_facts(start.config), "source": source.location.origin, **settings}
-    if "batch_size" in settings:
+    if not sentences:
         facts |= _schedule(settings, len(labels["train"]))
     (directory / "job.json").write_text(json.dumps(facts), encoding="utf-8")
     return Job(directory)

@@ -1,0 +1,103 @@
+"""Prediction speed from raw text beside transformers' pipeline and torch in sorted batches.
+
+Every contender labels the same texts in the same rounds with the same weights, in a process of its
+own; rounds are interleaved and only one works at a time. "agreement" is the share of texts that
+get the label we give, "accuracy" that of the data's labels (chance for a classifier just drawn).
+"""
+
+import itertools
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.command import run
+from bert_jax.errors import UserError
+
+from . import job, report
+from .driver import Entry, Pool
+from .figures import Round, useful_flops
+from .options import TORCH_ABSENT, has_torch, parser, positive, wanted
+from .workload import Job
+
+PRODUCT = Entry("matrix product", "product", "")
+OURS = "ours"
+
+CONTENDERS = {
+    OURS: Entry(OURS, "predict-ours", ""),
+    "transformers pipeline": Entry("transformers pipeline", "predict-torch", "pipeline"),
+    "torch sorted by length": Entry("torch sorted by length", "predict-torch", "sorted-64"),
+}
+"""Ours first: the others' labels are held against it."""
+
+_FIRST = 64  # texts in the first thing asked for
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    options = parser("python -m benchmarks.predict", __doc__)
+    options.add_argument("--sentences", type=positive, default=10_000, metavar="N", help="texts, cut into --rounds")
+    options.add_argument("--whole", action="store_true", help="all texts in every round")
+    args = options.parse_args(argv)
+    if args.sentences < args.rounds:
+        raise UserError(f"--sentences is {args.sentences}, fewer than the {args.rounds} rounds")
+    settings = {"max_length": args.max_length, "seed": args.seed, "batch_size": 64}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open(args.log or os.devnull, "wb") as log,
+        Pool(Path(scratch) / "job", log) as pool,
+    ):
+        made = job.make(Path(scratch) / "job", args.model, args.data, settings, sentences=args.sentences)
+        edges = [args.sentences * part // args.rounds for part in range(args.rounds + 1)]
+        parts = (
+            [(0, args.sentences)] * args.rounds if args.whole else [(a, b - a) for a, b in itertools.pairwise(edges)]
+        )
+        pool.start(PRODUCT, "rate", seconds=0.1)
+        field = [name for name in CONTENDERS if wanted(name, args.only)]
+        for name in field:
+            if CONTENDERS[name].kind.endswith("torch") and not has_torch():
+                pool.absent[name] = TORCH_ABSENT
+                continue
+            print(f"starting {name}", file=sys.stderr, flush=True)
+            pool.start(CONTENDERS[name], "predict", first=0, count=min(_FIRST, args.sentences))
+            pool.ask(name, "prepare", first=parts[0][0], count=parts[0][1])
+        found = {"prediction": _rounds(pool, field, parts, made)}
+        result = report.run(f"benchmarks.predict {' '.join(argv or sys.argv[1:])}", made.settings, pool, found)
+    report.show(result)
+    if args.json:
+        report.write(args.json, result)
+
+
+def _rounds(pool: Pool, field: Sequence[str], parts: Sequence[tuple[int, int]], made: Job) -> dict[str, Any]:
+    examples = made.examples("train")
+    rounds: dict[str, list[Round]] = {name: [] for name in field if name in pool.workers}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in rounds}
+    labels = np.concatenate([examples.labels[first : first + count] for first, count in parts])
+    for number, (first, count) in enumerate(parts, 1):
+        lengths = examples.lengths[first : first + count]
+        peak, _ = pool.ask(PRODUCT.name, "rate", seconds=0.7) or (float("nan"), 0.0)
+        for name in rounds:
+            print(f"round {number}/{len(parts)} {name}: {count} texts", file=sys.stderr, flush=True)
+            found = pool.ask(name, "predict", first=first, count=count)
+            shapes = pool.ask(name, "computed", first=first, count=count)
+            if found and shapes:
+                (batches, computed), flops = shapes[0], useful_flops(made.settings, lengths, training=False)
+                rounds[name].append(Round(found[1], batches, count, int(lengths.sum()), computed, flops, peak))
+                scores[name].append(np.array(found[0]))
+    answers = {name: np.concatenate(kept) for name, kept in scores.items() if name in pool.workers}
+    entries = {}
+    for name, given in answers.items():
+        more: dict[str, Any] = {"accuracy": float((given.argmax(1) == labels).mean())}
+        if OURS in answers:
+            more["agreement"] = float((given.argmax(1) == answers[OURS].argmax(1)).mean())
+            more["largest_score_difference"] = float(np.abs(given - answers[OURS]).max())
+        entries[name] = report.contender(pool, name, rounds[name], **more)
+    return report.case(f"{len(labels):,} texts, from raw text", OURS, entries)
+
+
+if __name__ == "__main__":
+    run(main)
