@@ -51,6 +51,9 @@ def summary(rounds: Sequence[Round]) -> dict[str, float]:
         "step_seconds": median([r.seconds / r.steps for r in rounds]),
         "padding": 1 - sum(r.useful for r in rounds) / sum(r.computed for r in rounds),
         "share_of_peak": median([r.useful_flops / r.seconds / r.peak for r in rounds]),
+        "share_of_peak_with_padding": median(
+            [r.useful_flops * r.computed / r.useful / r.seconds / r.peak for r in rounds]
+        ),
         "slowest_over_fastest": max(r.seconds / r.useful for r in rounds) / min(r.seconds / r.useful for r in rounds),
     }
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bert_jax.command import run
 from bert_jax.errors import UserError
 
@@ -28,6 +30,7 @@ COMPILED = " compiled"
 PRODUCT = Entry("matrix product", "product", "")
 
 _LOOK_AHEAD = 400  # steps whose shapes are compiled before the rounds
+_CHECKED, _LOGIT_BOUND = 64, 1e-4  # dev examples whose logits are compared at the start, and how far apart they may be
 _TRIAL_SECONDS = 3.0
 _GAIN = 0.98  # a compiled step's time over the plain one's at which compiling is said to help
 
@@ -114,13 +117,16 @@ def main(argv: list[str] | None = None) -> None:
         examples = made.examples("train")
         pool.start(PRODUCT, "rate", seconds=0.1)
         found: dict[str, Any] = {}
+        reference: list[Any] = []
         for number, name in enumerate(cases):
             about, ours, peers = CASES[name]
             field = [who for who in (ours, *peers) if wanted(who, args.only)]
             field = [who for who in field if not (args.no_compile and who.endswith(COMPILED))]
-            _start(pool, field, known)
+            _start(pool, field, known, reference)
             if args.train_examples:
-                found[name] = _whole(pool, about, ours, field, examples, made.settings, args.rounds)
+                found[name] = _whole(
+                    pool, about, ours, field, examples, made.examples("dev"), made.settings, args.rounds
+                )
             else:
                 found[name] = _timed(pool, about, ours, field, examples, made.settings, args.rounds, args.seconds)
             needed = {who for later in cases[number + 1 :] for who in (CASES[later][1], *CASES[later][2])}
@@ -132,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         report.write(args.json, result)
 
 
-def _start(pool: Pool, field: Sequence[str], known: dict[str, Entry | str]) -> None:
+def _start(pool: Pool, field: Sequence[str], known: dict[str, Entry | str], reference: list[Any]) -> None:
     """Bring up what is not up yet, one after the other, and leave out what compiling does not help."""
     for name in field:
         entry = known[name]
@@ -141,9 +147,20 @@ def _start(pool: Pool, field: Sequence[str], known: dict[str, Entry | str]) -> N
         elif name not in pool.workers and name not in pool.absent:
             _say(f"starting {name}")
             pool.start(entry, "train", first=0, steps=1)
+            _check(pool, name, reference)
             pool.ask(name, "prepare", first=0, steps=_LOOK_AHEAD)
             if name.endswith(COMPILED):
                 _try_compiled(pool, name.removesuffix(COMPILED), name)
+
+
+def _check(pool: Pool, name: str, reference: list[Any]) -> None:
+    """Leave a contender out that does not compute what the first one does: other weights, another GELU."""
+    pool.ask(name, "restart")
+    if found := pool.ask(name, "logits", count=_CHECKED):
+        reference[:] = reference or found[0]
+        difference = float(np.abs(np.array(found[0]) - np.array(reference)).max())
+        if not difference <= _LOGIT_BOUND:
+            pool.drop(name, f"its logits differ by {difference:.1e} from those of the same weights elsewhere")
 
 
 def _try_compiled(pool: Pool, plain: str, compiled: str) -> None:
@@ -189,6 +206,7 @@ def _whole(
     ours: str,
     field: Sequence[str],
     examples: Examples,
+    dev: Examples,
     settings: dict[str, Any],
     count: int,
 ) -> dict[str, Any]:
@@ -201,8 +219,9 @@ def _whole(
     rounds = _rounds(pool, field, parts, examples, settings)
     entries = {}
     for name, found in rounds.items():
-        if accuracy := pool.ask(name, "accuracy"):
-            entries[name] = report.contender(pool, name, found, accuracy=accuracy[0])
+        if logits := pool.ask(name, "logits", count=len(dev)):
+            accuracy = float((np.argmax(logits[0], axis=1) == dev.labels).mean())
+            entries[name] = report.contender(pool, name, found, accuracy=accuracy)
     return report.case(about, ours, entries, steps=total)
 
 

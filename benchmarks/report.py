@@ -82,7 +82,16 @@ def _figures(name: str, entry: Mapping[str, Any]) -> Table:
     )
     table = Table(title=f"{name}: {entry['about']}")
     table.add_column("contender")
-    headings = ("useful tokens/s", "examples/s", "padding", "step", "to first step", "peak memory", "of the peak")
+    headings = (
+        "useful tokens/s",
+        "examples/s",
+        "padding",
+        "step",
+        "to first step",
+        "peak memory",
+        "of the peak",
+        "with padding",
+    )
     for heading in (*headings, *extra):
         table.add_column(heading, justify="right")
     for who, values in entry["contenders"].items():
@@ -95,6 +104,7 @@ def _figures(name: str, entry: Mapping[str, Any]) -> Table:
             f"{values['first_step_seconds']:.1f} s",
             f"{values['peak_memory_bytes'] / 2**20:,.0f} MiB",
             f"{values['share_of_peak']:.1%}",
+            f"{values['share_of_peak_with_padding']:.1%}",
             *(f"{values[key]:.4f}" if key in values else "-" for key in extra),
         )
     return table

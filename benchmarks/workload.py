@@ -48,6 +48,13 @@ class Examples:
         for indices in chosen:
             yield indices, int(layout) if layout.isdecimal() else int(self.lengths[indices].max())
 
+    def in_order(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The first `count` examples in batches of 64, and the longest length of each."""
+        count = min(count, len(self))
+        for start in range(0, count, 64):
+            indices = np.arange(start, min(start + 64, count))
+            yield indices, int(self.lengths[indices].max())
+
     def padded(self, indices: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids and attention mask, one example a row, and labels; all int64."""
         ids = np.zeros((len(indices), length), np.int64)

@@ -11,9 +11,8 @@ from bert_jax import checkpoint
 from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
-from bert_jax.predict import make_apply
+from bert_jax.predict import make_apply, packed_logits
 from train.batches import Batches, Shapes
-from train.evaluate import evaluate
 from train.step import initial_state, make_train_step
 
 from ..workload import Examples, Job
@@ -73,12 +72,12 @@ class Contender:
         jax.block_until_ready(self._state)
         return computed
 
-    def accuracy(self) -> float:
-        """On dev."""
-        metrics = evaluate(
-            self._apply, self._state.params, tokens_of(self._dev), self._dev.labels.tolist(), self._num_labels
+    def logits(self, count: int) -> list[list[float]]:
+        """Of the first `count` dev examples, without dropout."""
+        found = packed_logits(
+            lambda rows: self._apply(self._state.params, rows), tokens_of(self._dev)[:count], self._num_labels
         )
-        return metrics.accuracy
+        return found.tolist()
 
 
 def tokens_of(examples: Examples) -> list[Tokens]:
