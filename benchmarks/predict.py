@@ -25,11 +25,11 @@ from .options import TORCH_ABSENT, has_torch, parser, positive, wanted
 from .workload import Job
 
 PRODUCT = Entry("matrix product", "product", "")
-OURS = "ours"
+OURS, PIPELINE = "ours", "transformers pipeline"
 
 CONTENDERS = {
     OURS: Entry(OURS, "predict-ours", ""),
-    "transformers pipeline": Entry("transformers pipeline", "predict-torch", "pipeline"),
+    PIPELINE: Entry(PIPELINE, "predict-torch", "pipeline"),
     "torch sorted by length": Entry("torch sorted by length", "predict-torch", "sorted-64"),
 }
 """Ours first: the others' labels are held against it."""
@@ -40,8 +40,10 @@ _FIRST = 64  # texts in the first thing asked for
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     options = parser("python -m benchmarks.predict", __doc__)
-    options.add_argument("--sentences", type=positive, default=10_000, metavar="N", help="texts, cut into --rounds")
-    options.add_argument("--whole", action="store_true", help="all texts in every round")
+    options.add_argument("--sentences", type=positive, default=10_000, metavar="N", help="texts to label")
+    options.add_argument(
+        "--whole", action="store_true", help="the pipeline too labels all of them in every round, not one part in turn"
+    )
     args = options.parse_args(argv)
     if args.sentences < args.rounds:
         raise UserError(f"--sentences is {args.sentences}, fewer than the {args.rounds} rounds")
@@ -53,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     ):
         made = job.make(Path(scratch) / "job", args.model, args.data, settings, sentences=args.sentences)
         edges = [args.sentences * part // args.rounds for part in range(args.rounds + 1)]
-        parts = (
-            [(0, args.sentences)] * args.rounds if args.whole else [(a, b - a) for a, b in itertools.pairwise(edges)]
-        )
+        parts = {name: [(0, args.sentences)] * args.rounds for name in CONTENDERS}
+        if not args.whole:  # it takes texts as they come, so more of them at once are of no use to it
+            parts[PIPELINE] = [(a, b - a) for a, b in itertools.pairwise(edges)]
         pool.start(PRODUCT, "rate", seconds=0.1)
         field = [name for name in CONTENDERS if wanted(name, args.only)]
         for name in field:
@@ -64,39 +66,42 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             print(f"starting {name}", file=sys.stderr, flush=True)
             pool.start(CONTENDERS[name], "predict", first=0, count=min(_FIRST, args.sentences))
-            pool.ask(name, "prepare", first=parts[0][0], count=parts[0][1])
-        found = {"prediction": _rounds(pool, field, parts, made)}
+            pool.ask(name, "prepare", first=0, count=parts[name][0][1])
+        found = {"prediction": _rounds(pool, field, parts, made, args.sentences)}
         result = report.run(f"benchmarks.predict {' '.join(argv or sys.argv[1:])}", made.settings, pool, found)
     report.show(result)
     if args.json:
         report.write(args.json, result)
 
 
-def _rounds(pool: Pool, field: Sequence[str], parts: Sequence[tuple[int, int]], made: Job) -> dict[str, Any]:
+def _rounds(
+    pool: Pool, field: Sequence[str], parts: dict[str, list[tuple[int, int]]], made: Job, sentences: int
+) -> dict[str, Any]:
     examples = made.examples("train")
     rounds: dict[str, list[Round]] = {name: [] for name in field if name in pool.workers}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in rounds}
-    labels = np.concatenate([examples.labels[first : first + count] for first, count in parts])
-    for number, (first, count) in enumerate(parts, 1):
-        lengths = examples.lengths[first : first + count]
+    answers = {name: np.zeros((sentences, made.settings["num_labels"])) for name in rounds}
+    count = len(parts[OURS])
+    for number in range(count):
         peak, _ = pool.ask(PRODUCT.name, "rate", seconds=0.7) or (float("nan"), 0.0)
         for name in rounds:
-            print(f"round {number}/{len(parts)} {name}: {count} texts", file=sys.stderr, flush=True)
-            found = pool.ask(name, "predict", first=first, count=count)
-            shapes = pool.ask(name, "computed", first=first, count=count)
+            first, texts = parts[name][number]
+            print(f"round {number + 1}/{count} {name}: {texts} texts", file=sys.stderr, flush=True)
+            found = pool.ask(name, "predict", first=first, count=texts)
+            shapes = pool.ask(name, "computed", first=first, count=texts)
             if found and shapes:
-                (batches, computed), flops = shapes[0], useful_flops(made.settings, lengths, training=False)
-                rounds[name].append(Round(found[1], batches, count, int(lengths.sum()), computed, flops, peak))
-                scores[name].append(np.array(found[0]))
-    answers = {name: np.concatenate(kept) for name, kept in scores.items() if name in pool.workers}
+                lengths, (batches, computed) = examples.lengths[first : first + texts], shapes[0]
+                flops = useful_flops(made.settings, lengths, training=False)
+                rounds[name].append(Round(found[1], batches, texts, int(lengths.sum()), computed, flops, peak))
+                answers[name][first : first + texts] = found[0]
     entries = {}
-    for name, given in answers.items():
-        more: dict[str, Any] = {"accuracy": float((given.argmax(1) == labels).mean())}
-        if OURS in answers:
-            more["agreement"] = float((given.argmax(1) == answers[OURS].argmax(1)).mean())
-            more["largest_score_difference"] = float(np.abs(given - answers[OURS]).max())
+    for name in (name for name in rounds if name in pool.workers):
+        given = answers[name].argmax(1)
+        more: dict[str, Any] = {"accuracy": float((given == examples.labels).mean())}
+        if OURS in pool.workers:
+            more["agreement"] = float((given == answers[OURS].argmax(1)).mean())
+            more["largest_score_difference"] = float(np.abs(answers[name] - answers[OURS]).max())
         entries[name] = report.contender(pool, name, rounds[name], **more)
-    return report.case(f"{len(labels):,} texts, from raw text", OURS, entries)
+    return report.case(f"{sentences:,} texts, from raw text", OURS, entries)
 
 
 if __name__ == "__main__":

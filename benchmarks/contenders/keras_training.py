@@ -48,12 +48,6 @@ class Contender:
         for layer, name in (("pooled_dense", "bert.pooler.dense"), ("logits", "classifier")):
             where = backbone if layer == "pooled_dense" else self._model
             where.get_layer(layer).set_weights([tensors[f"{name}.weight"].T, tensors[f"{name}.bias"]])
-        self._start = self._model.get_weights()
-        self.restart()
-
-    def restart(self) -> None:
-        """Back to the state before step 0."""
-        self._model.set_weights(self._start)
         optimizer = keras.optimizers.AdamW(
             _Schedule(self._settings),
             weight_decay=self._settings["weight_decay"],
@@ -64,6 +58,16 @@ class Contender:
         self._model.compile(
             optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True, metrics=[]
         )
+        optimizer.build(self._model.trainable_variables)
+        self._start = self._model.get_weights()
+        self._optimizer, self._moments = optimizer, [v.numpy() for v in optimizer.variables]
+
+    def restart(self) -> None:
+        """Back to the state before step 0."""
+        # In place: a model compiled anew would be traced anew.
+        self._model.set_weights(self._start)
+        for variable, value in zip(self._optimizer.variables, self._moments, strict=True):
+            variable.assign(value)
 
     def prepare(self, first: int, steps: int) -> None:
         """Warm up."""
