@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     cases = [name.strip() for name in args.cases.split(",")]
     if unknown := set(cases) - set(CASES):
         raise UserError(f"--cases names {', '.join(sorted(unknown))}; expected some of {', '.join(CASES)}")
+    if args.max_length > 128:
+        raise UserError(f"--max-length is {args.max_length}, more than the 128 that some contenders pad to")
     settings = {
         "batch_size": args.batch_size,
         "max_length": args.max_length,
@@ -112,8 +114,6 @@ def main(argv: list[str] | None = None) -> None:
         Pool(Path(scratch) / "job", log) as pool,
     ):
         made = job.make(Path(scratch) / "job", args.model, args.data, settings)
-        if made.settings["max_length"] > 128:
-            raise UserError("--max-length is above 128, the length that the padded contenders pad to")
         examples = made.examples("train")
         pool.start(PRODUCT, "rate", seconds=0.1)
         found: dict[str, Any] = {}

@@ -54,7 +54,7 @@ def run(command: str, settings: dict[str, Any], pool: Pool, cases: Mapping[str, 
 
 def show(found: Mapping[str, Any]) -> None:
     """Print every case's two tables, then what could not be run and why."""
-    console = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     for name, entry in found["cases"].items():
         console.print()
         console.print(_figures(name, entry))
@@ -81,7 +81,7 @@ def _figures(name: str, entry: Mapping[str, Any]) -> Table:
         {key for values in entry["contenders"].values() for key in ("accuracy", "agreement") if key in values}
     )
     table = Table(title=f"{name}: {entry['about']}")
-    table.add_column("contender")
+    table.add_column("contender", no_wrap=True)
     headings = (
         "useful tokens/s",
         "examples/s",

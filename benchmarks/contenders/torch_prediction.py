@@ -68,7 +68,9 @@ class Contender:
         return [len(batches), sum(int(batch.max()) * len(batch) for batch in batches)]
 
     def _by_pipeline(self, texts: Sequence[str]) -> list[list[float]]:
-        found = self._pipeline(list(texts), batch_size=self._batch_size, truncation=True, max_length=self._max_length)
+        found: Any = self._pipeline(
+            list(texts), batch_size=self._batch_size, truncation=True, max_length=self._max_length
+        )
         scores = [{entry["label"]: entry["score"] for entry in entries} for entries in found]
         return [[entry[label] for label in self._labels] for entry in scores]
 
