@@ -40,23 +40,17 @@ class Contender:
         self._done = 0
 
     def prepare(self, first: int, steps: int) -> None:
-        """Warm up, and compile where that is asked for: two shapes show what is dynamic."""
-        self.train(first, min(2, steps))
+        """Run a batch of each length that these steps have: oneDNN and torch.compile set up for new ones."""
+        lengths = {length: indices for indices, length in self._train.batches(self._layout, first, steps)}
+        for length, indices in lengths.items():
+            self._batch(indices, length)
+        self._finish()
+        self.notes = [f"{len(lengths)} lengths of the step"]
 
     def train(self, first: int, steps: int) -> int:
         """Take these steps to their end; returns the tokens computed, padding included."""
-        self._model.train()
-        computed = 0
-        for indices, length in self._train.batches(self._layout, first, steps):
-            ids, mask, labels = (self._put(array) for array in self._train.padded(indices, length))
-            computed += ids.numel()
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(self._settings, self._done)
-            self._call(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings["clip_norm"], foreach=True)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-            self._done += 1
+        batches = self._train.batches(self._layout, first, steps)
+        computed = sum(self._batch(indices, length) for indices, length in batches)
         self._finish()
         return computed
 
@@ -69,6 +63,18 @@ class Contender:
                 ids, mask, _ = (self._put(array) for array in self._dev.padded(indices, length))
                 out += self._model(input_ids=ids, attention_mask=mask).logits.tolist()
         return out
+
+    def _batch(self, indices: np.ndarray, length: int) -> int:
+        self._model.train()
+        ids, mask, labels = (self._put(array) for array in self._train.padded(indices, length))
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._settings, self._done)
+        self._call(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings["clip_norm"], foreach=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._done += 1
+        return ids.numel()
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
