@@ -89,7 +89,7 @@ class Attention(nnx.Module):
         # One product for all three: stacked along a new axis, so that heads can be sharded.
         parts = (self.query, self.key, self.value)
         kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
-        bias = jnp.stack([part.bias[...] for part in parts]).astype(x.dtype)
+        bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
         projected = jnp.einsum("btd,dne->btne", x, kernel) + bias
         query, key, value = jnp.moveaxis(projected.reshape(*x.shape[:2], 3, self.heads, self.head_size), 2, 0)
         segments = jnp.asarray(segment_ids)

@@ -264,4 +264,4 @@ def fused_attention(
     inputs = _Inputs(query.reshape(flat), key.reshape(flat), value.reshape(flat), segments, spans)
     if words is not None and rate > 0:
         inputs = inputs._replace(places=places[:, None], words=words)
-    return _attention(plan, inputs).reshape(query.shape)
+    return jnp.reshape(_attention(plan, inputs), query.shape)

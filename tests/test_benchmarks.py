@@ -17,7 +17,7 @@ from bert_jax.optimizer import linear_schedule
 from bert_jax.packing import Tokens
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint
 from tests.test_structure import imports
-from train.batches import Batches
+from train.batches import Batches, TokenSet
 
 BASE = {"num_layers": 12, "hidden_size": 768, "encoder_parameters": figures.encoder_parameters(12, 768, 3072)}
 MINILM = {"num_layers": 6, "hidden_size": 384, "encoder_parameters": figures.encoder_parameters(6, 384, 1536)}
@@ -112,7 +112,7 @@ def test_learning_rate_is_ours():
 def test_a_step_holds_what_ours_holds():
     neutral = examples()
     tokens = [Tokens(ids, ids * 0) for ids in (neutral[i] for i in range(len(neutral)))]
-    ours = Batches(tokens, neutral.labels.tolist(), batch_size=8, seed=1)
+    ours = Batches(TokenSet.of(tokens, neutral.labels.tolist()), batch_size=8, seed=1)
     for step in (0, 5, ours.steps_per_epoch - 1, ours.steps_per_epoch, 3 * ours.steps_per_epoch + 2):
         np.testing.assert_array_equal(neutral.indices(step), ours.indices(step))
 

@@ -3,6 +3,8 @@
 All that the benchmark knows of `train`'s interface is here.
 """
 
+from collections.abc import Iterator
+
 import jax
 from flax import nnx
 
@@ -12,8 +14,8 @@ from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from bert_jax.predict import make_apply, packed_logits
-from train.batches import Batches, Shapes
-from train.step import initial_state, make_train_step
+from train.batches import Batches, Shapes, TokenSet
+from train.parallel import Trainer, make_layout
 
 from ..workload import Examples, Job
 
@@ -27,11 +29,11 @@ class Contender:
         self._dev, self._num_labels = job.examples("dev"), settings["num_labels"]
         train = job.examples("train")
         self.batches = Batches(
-            tokens_of(train),
-            train.labels.tolist(),
+            TokenSet.of(tokens_of(train), train.labels.tolist()),
             batch_size=settings["batch_size"],
             seed=settings["seed"],
             packed=argument == "packed",
+            window=1 if jax.default_backend() == "cpu" else 16,
         )
         if argument != "packed":
             self.batches.shapes = Shapes(int(argument), (settings["batch_size"],))
@@ -44,33 +46,44 @@ class Contender:
             weight_decay=settings["weight_decay"],
             clip_norm=settings["clip_norm"],
         )
-        self._step, self._apply = make_train_step(graphdef, self._optimizer), make_apply(graphdef)
-        self._key = jax.random.key(settings["seed"])
+        layout = make_layout(start.config)
+        self._trainer = Trainer(layout, graphdef, self._optimizer, self._params, self.batches.shapes.row_length)
+        self._apply = make_apply(graphdef)
+        self._key, self._data = self._trainer.key(settings["seed"]), self._trainer.place(self.batches.data)
         self.restart()
 
     def restart(self) -> None:
         """Back to the state before step 0."""
         # The step donates its state, and the start is needed again.
-        self._state = initial_state(jax.tree.map(lambda x: x.copy(), self._params), self._optimizer)
+        self._state = self._trainer.start(jax.tree.map(lambda x: x.copy(), self._params))
 
     def prepare(self, first: int, steps: int) -> None:
-        """Compile for the shapes of these steps, by running one step of each."""
-        seen: dict[tuple[int, ...], int] = {}
-        for step in range(first, first + steps):
-            seen.setdefault(self.batches.batch(step).rows.input_ids.shape, step)
-        for step in seen.values():
-            self.train(step, 1)
+        """Compile for the shapes of these steps, by running one window of each."""
+        seen: dict[int, tuple[int, int]] = {}
+        for step, count in self._windows(first, steps):
+            seen.setdefault(self.batches.plan(step, count)[1], (step, count))
+        for step, count in seen.values():
+            self.train(step, count)
         self.notes = [f"rows of {self.batches.shapes.row_length}, {len(seen)} shapes of the step"]
 
     def train(self, first: int, steps: int) -> int:
         """Take these steps to their end; returns the tokens computed, padding included."""
         computed = 0
-        for step in range(first, first + steps):
-            batch = self.batches.batch(step)
-            computed += batch.rows.input_ids.size
-            self._state, _ = self._step(self._state, batch, self._key)
+        for step, count in self._windows(first, steps):
+            plan, num_rows = self.batches.plan(step, count)
+            rows, row_length = self.batches.computed(num_rows)
+            computed += count * rows * row_length
+            placed = self._trainer.place_plan(plan, count)
+            self._state, _ = self._trainer(self._state, self._data, placed, self._key, num_rows)
         jax.block_until_ready(self._state)
         return computed
+
+    def _windows(self, first: int, steps: int) -> Iterator[tuple[int, int]]:
+        step = first
+        while step < first + steps:
+            count = min(self.batches.window_at(step), first + steps - step)
+            yield step, count
+            step += count
 
     def logits(self, count: int) -> list[list[float]]:
         """Of the first `count` dev examples, without dropout."""

@@ -1,0 +1,97 @@
+"""Twenty steps on every layout of eight devices: run as a program, prints what came of them as JSON.
+
+Devices are simulated, so XLA_FLAGS must say how many before JAX is imported; `test_parallel` does.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from benchmarks.hlo import collectives
+from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.optimizer import fine_tuning
+from bert_jax.packing import Tokens
+from bert_jax.parameters import build_classifier
+from bert_jax.predict import make_apply
+from tests.conftest import random_checkpoint
+from train.batches import Batches, TokenSet
+from train.evaluate import evaluate
+from train.parallel import Trainer, make_layout
+
+STEPS = 20
+CONFIG = BertConfig(
+    vocab_size=101,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    intermediate_size=128,
+    max_position_embeddings=64,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    architecture=CLASSIFIER,
+    labels=("a", "b", "c", "d", "e"),
+)
+
+# Name, then what the layout, the batches and the model are made with. A batch has 10 examples.
+LAYOUTS = {
+    "one device": ({"devices": 1}, {}, {}),
+    "jit 8x1": ({}, {}, {}),
+    "jit 8x1, windows": ({}, {"window": 4}, {}),
+    "jit 4x2": ({"model": 2}, {}, {}),
+    "jit 2x4, windows": ({"model": 4}, {"window": 4}, {}),
+    "jit 1x8": ({"model": 8}, {}, {}),
+    "jit 3x1": ({"devices": 3}, {}, {}),
+    "jit 8x1, parameters sharded": ({"shard_parameters": True}, {}, {}),
+    "jit 4x2, parameters sharded, micro-batches": ({"model": 2, "shard_parameters": True}, {"micro": 2}, {}),
+    "pmap 8": ({"parallel": "pmap"}, {}, {}),
+    "pmap 8, windows, micro-batches": ({"parallel": "pmap"}, {"window": 4, "micro": 2}, {}),
+}
+
+
+def run(name: str) -> dict:
+    """The loss curve, the evaluation after it, and the collectives of the compiled step."""
+    where, how, model = LAYOUTS[name]
+    where = {**where, "devices": jax.devices()[: where.get("devices", 8)]}
+    generator = np.random.default_rng(0)
+    examples = [
+        Tokens(generator.integers(5, 101, n).astype(np.int32), np.zeros(n, np.int32))
+        for n in generator.integers(3, 24, 103)
+    ]
+    labels = [i % 5 for i in range(103)]
+    start = random_checkpoint(CONFIG, Path(tempfile.mkdtemp()))
+    graphdef, params = nnx.split(build_classifier(CONFIG, start.tensors, **model))
+    layout = make_layout(CONFIG, **where)
+    batches = Batches(TokenSet.of(examples, labels), batch_size=10, seed=0, shards=layout.shards, **how)
+    optimizer = fine_tuning(1e-3, steps=STEPS, warmup_steps=2, weight_decay=0.01, clip_norm=1.0)
+    trainer = Trainer(layout, graphdef, optimizer, params, batches.shapes.row_length)
+    state, data, key = trainer.start(params), trainer.place(batches.data), trainer.key(0)
+    sizes = sorted({array.sharding.shard_shape(array.shape) for array in jax.tree.leaves(state.opt_state)})
+    curve, step = [], 0
+    while step < STEPS:
+        count = min(batches.window_at(step), STEPS - step)
+        plan, num_rows = batches.plan(step, count)
+        with jax.transfer_guard("disallow"):
+            state, metrics = trainer(state, data, trainer.place_plan(plan, count), key, num_rows)
+        curve += trainer.metrics(metrics).loss[:count].tolist()
+        step += count
+    placed = trainer.place_plan(*((plan, 1)))
+    with trainer.context():
+        compiled = trainer.program(num_rows).lower(state, data, *placed, key).compile()
+    found = evaluate(make_apply(graphdef), trainer.parameters(state), examples, labels, 5)
+    return {
+        "curve": curve,
+        "evaluation": found._asdict(),
+        "compiled": len(trainer.compiled),
+        "moment_shards": sizes,
+        "collectives": collectives(compiled.as_text()),
+        "parameter_bytes": sum(array.nbytes for array in jax.tree.leaves(params)),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: run(name) for name in sys.argv[1:] or LAYOUTS}))
