@@ -1,1 +1,1 @@
-"""Speed beside the peers': the same examples, in one run, in turn."""
+"""Commands that measure this project, and compare it with others."""
