@@ -1,5 +1,7 @@
 """Dropout as in PyTorch: every element drawn on its own, the rest scaled up; bits from a hash."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +20,7 @@ def kept(
     """True with probability 1 - `rate` for each place, by hashing it with two random words.
 
     A dozen integer operations an element and no state: compilers fuse them into the kernel that
-    uses the bits and repeat them in the backward pass, so bits are never stored. The mixing
+    uses the bits, and `dropout` repeats them in the backward pass, so bits are not stored. The mixing
     constants are those of Wellons' "lowbias32" and of Knuth's multiplicative hash.
     """
     x = places * jnp.uint32(0x9E3779B9) + words[0]
@@ -43,4 +45,22 @@ def dropout(x: Float[Array, "*shape"], rate: float, words: UInt32[Array, "2"] | 
     """Zero each element of `x` with probability `rate`; without `words`, return `x` as it is."""
     if words is None or rate == 0:
         return x
+    return _drop(x, rate, words)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _drop(x, rate, words):
     return jnp.where(kept(places(x.shape), rate, words), x * (1 / (1 - rate)), 0).astype(x.dtype)
+
+
+def _forward(x, rate, words):
+    return _drop(x, rate, words), words
+
+
+def _backward(rate, words, gradient):
+    # Behind the barrier the compiler cannot see that these bits are the forward pass's; if it
+    # could, it would store those instead of drawing them again.
+    return _drop(gradient, rate, lax.optimization_barrier(words)), None
+
+
+_drop.defvjp(_forward, _backward)
