@@ -38,7 +38,10 @@ class Layer(nnx.Module):
         self.intermediate = linear(config, config.hidden_size, config.intermediate_size, dtype, rngs)
         self.output = linear(config, config.intermediate_size, config.hidden_size, dtype, rngs)
         self.output_norm = layer_norm(config, rngs)
-        self.activation = config.hidden_act
+        activation = ACTIVATIONS[config.hidden_act]
+        # Backwards the activation is computed again from the product: of all the arrays of F
+        # features it is made of, only that one is kept.
+        self._activate = jax.checkpoint(lambda product, bias: activation(product + bias))
         self.rate = config.hidden_dropout_prob
 
     def __call__(
@@ -51,7 +54,8 @@ class Layer(nnx.Module):
         inside, after, last = (None, None, None) if words is None else words
         attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
         x = self.attention_norm(attended + x).astype(x.dtype)
-        grown = ACTIVATIONS[self.activation](self.intermediate(x))
+        product = x @ self.intermediate.kernel[...].astype(x.dtype)
+        grown = self._activate(product, self.intermediate.bias[...].astype(x.dtype))
         shrunk = dropout(self.output(grown), self.rate, last)
         return self.output_norm(shrunk + x).astype(x.dtype)
 
