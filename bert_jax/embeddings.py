@@ -8,17 +8,7 @@ from numpy import ndarray
 
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout
-
-
-def layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """BERT's LayerNorm over D: the config's epsilon, exact variance, float32 throughout."""
-    return nnx.LayerNorm(
-        config.hidden_size,
-        epsilon=config.layer_norm_eps,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        rngs=rngs,
-    )
+from bert_jax.norm import LayerNorm
 
 
 class Embeddings(nnx.Module):
@@ -37,7 +27,7 @@ class Embeddings(nnx.Module):
         self.word_embeddings = table(config.vocab_size)
         self.token_type_embeddings = table(config.type_vocab_size)
         self.position_embeddings = table(config.max_position_embeddings)
-        self.layer_norm = layer_norm(config, rngs)
+        self.layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.pad_token_id = config.pad_token_id
         self.rate = config.hidden_dropout_prob
         self.dtype = dtype

@@ -11,7 +11,7 @@ from numpy import ndarray
 from bert_jax.attention import Attention, linear
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout
-from bert_jax.embeddings import layer_norm
+from bert_jax.norm import LayerNorm
 
 _tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
 
@@ -34,10 +34,10 @@ class Layer(nnx.Module):
 
     def __init__(self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", rngs: nnx.Rngs):
         self.attention = Attention(config, dtype=dtype, attention=attention, rngs=rngs)
-        self.attention_norm = layer_norm(config, rngs)
+        self.attention_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.intermediate = linear(config, config.hidden_size, config.intermediate_size, dtype, rngs)
         self.output = linear(config, config.intermediate_size, config.hidden_size, dtype, rngs)
-        self.output_norm = layer_norm(config, rngs)
+        self.output_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         activation = ACTIVATIONS[config.hidden_act]
         # Backwards the activation is computed again from the product: of all the arrays of F
         # features it is made of, only that one is kept.
@@ -53,11 +53,11 @@ class Layer(nnx.Module):
         """One layer; the result keeps the dtype of `x`. `words` are for its three uses of dropout."""
         inside, after, last = (None, None, None) if words is None else words
         attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
-        x = self.attention_norm(attended + x).astype(x.dtype)
+        x = self.attention_norm(attended + x)
         product = x @ self.intermediate.kernel[...].astype(x.dtype)
         grown = self._activate(product, self.intermediate.bias[...].astype(x.dtype))
         shrunk = dropout(self.output(grown), self.rate, last)
-        return self.output_norm(shrunk + x).astype(x.dtype)
+        return self.output_norm(shrunk + x)
 
 
 class Encoder(nnx.Module):

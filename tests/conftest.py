@@ -10,7 +10,7 @@ import pytest
 # Modules without arrays stay as users run them, so that their own validation is what is tested.
 SHAPE_CHECKED = [
     *(f"bert_jax.{name}" for name in ("attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")),
-    *(f"bert_jax.{name}" for name in ("fused_attention", "parameters", "predict")),
+    *(f"bert_jax.{name}" for name in ("fused_attention", "norm", "parameters", "predict")),
     *(f"train.{name}" for name in ("batches", "evaluate", "gather", "metrics", "step")),
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
