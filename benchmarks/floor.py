@@ -69,39 +69,46 @@ def devices_of(target: str) -> Sequence[Any]:
     return topology.devices
 
 
-def lowered_step(config: BertConfig, devices: Sequence[Any], *, rows: int, length: int, dtype: str) -> Any:
+def lowered_step(
+    config: BertConfig, devices: Sequence[Any], *, rows: int, length: int, dtype: str, attention: str = "fused"
+) -> Any:
     """The training step, lowered for `devices` with `rows` packed rows of `length` tokens on each.
 
-    Data parallel: the batch is laid over a mesh of the devices, the state is on every one.
+    Data parallel, as `train` does it. `attention` is "plain", or "fused" for the kernel of the platform.
     """
     import jax
     import numpy as np
     from flax import nnx
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from bert_jax.heads import SequenceClassifier
     from bert_jax.optimizer import fine_tuning
-    from bert_jax.packing import Rows
-    from train.batches import Batch
-    from train.step import initial_state, make_train_step
+    from train.batches import Plan, TokenSet
+    from train.parallel import Trainer, make_layout
 
-    mesh = Mesh(np.array(devices), ("data",))
-
-    def laid(tree, *axes):
-        sharding = NamedSharding(mesh, PartitionSpec(*axes))
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    model = nnx.eval_shape(lambda: SequenceClassifier(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    platform = "tpu" if devices[0].platform == "tpu" else "cuda"
+    kernel = {"tpu": "mosaic", "cuda": "triton"}[platform] if attention == "fused" else attention
+    layout = make_layout(config, devices=devices)
+    model = nnx.eval_shape(lambda: SequenceClassifier(config, dtype=dtype, attention=kernel, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
     optimizer = fine_tuning(5e-5, steps=1000, warmup_steps=60, weight_decay=0.01, clip_norm=1.0)
-    state = jax.eval_shape(lambda params: initial_state(params, optimizer), params)
-    tokens = jax.ShapeDtypeStruct((rows * len(devices), length), np.int32)
-    examples = jax.ShapeDtypeStruct((math.ceil(rows * EXAMPLES_A_ROW * length / 128) * len(devices),), np.int32)
-    batch = Batch(Rows(*[tokens] * 4, examples), examples, jax.ShapeDtypeStruct(examples.shape, np.float32))
-    step = make_train_step(graphdef, optimizer)
+    trainer = Trainer(layout, graphdef, optimizer, params, length)
+
+    def laid(tree, shardings):
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+    def whole(*shape, dtype=np.int32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.everywhere())
+
+    state = laid(jax.eval_shape(trainer.first_state, params), trainer.shardings)
+    examples = 70_000  # SST-2's size
+    data = TokenSet(whole(14 * examples, dtype=np.uint16), *(whole(examples) for _ in range(4)))
+    slots = math.ceil(rows * EXAMPLES_A_ROW * length / 128)
+    plan = Plan(*[jax.ShapeDtypeStruct((1, 1, len(devices), slots), np.int32, sharding=layout.of_plan())] * 2)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    platform = "tpu" if devices[0].platform == "tpu" else "cuda"
-    return step.trace(laid(state), laid(batch, "data"), laid(key)).lower(lowering_platforms=(platform,))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=layout.everywhere())
+    with trainer.context():
+        traced = trainer.program(rows).trace(state, data, plan, whole(), key)
+        return traced.lower(lowering_platforms=(platform,))
 
 
 def by_kind(found: Sequence[Kernel]) -> dict[str, Floor]:
@@ -209,6 +216,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=128, metavar="N", help="packed rows on each device")
     parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens in a row")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of matrix products")
+    parser.add_argument("--attention", choices=("fused", "plain"), default="fused", help="kernel, or plain XLA")
     parser.add_argument("--target", action="append", metavar="T", help="h200 (the default), v5e:2x2, v6e:2x4, ...")
     parser.add_argument("--top", type=int, default=0, metavar="N", help="list the N groups of kernels that move most")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
@@ -226,7 +234,12 @@ def main() -> int:
     results = {}
     for target in targets:
         lowered = lowered_step(
-            config, devices_of(target), rows=options.rows, length=options.length, dtype=options.dtype
+            config,
+            devices_of(target),
+            rows=options.rows,
+            length=options.length,
+            dtype=options.dtype,
+            attention=options.attention,
         )
         compiled = lowered.compile()
         if options.hlo:
@@ -240,7 +253,7 @@ def main() -> int:
     if chips := {target: figures for target, figures in results.items() if target != "h200"}:
         show_chips(console, f"One step, for one chip: {title}", chips)
     if options.json:
-        settings = {name: getattr(options, name) for name in ("model", "rows", "length", "dtype")}
+        settings = {name: getattr(options, name) for name in ("model", "rows", "length", "dtype", "attention")}
         options.json.write_text(json.dumps({**settings, "targets": results}, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -140,6 +140,8 @@ class Batches:
         places = np.full(shape, num_rows * row_length, np.int32)
         for step, parts in enumerate(placed):
             for part, rows in enumerate(parts):
+                if not rows:  # fewer examples are left than there are parts
+                    continue
                 members = [i for row in rows for i in row]
                 sizes = self.lengths[members]
                 starts = np.cumsum(sizes) - sizes

@@ -47,6 +47,10 @@ class Layout(NamedTuple):
         """The sharding of what every device holds whole."""
         return NamedSharding(self.mesh, P())
 
+    def of_plan(self) -> NamedSharding:
+        """The sharding of a plan's arrays (window, micro, shards, slots)."""
+        return NamedSharding(self.mesh, P(None, None, "data"))
+
     def put(self, tree: Any, spec: P | None = None) -> Any:
         """Host arrays as arrays on the devices, divided as `spec` says, or whole on each."""
         return jax.device_put(tree, NamedSharding(self.mesh, spec or P()))
@@ -86,7 +90,7 @@ def _spec(name: str, shape: tuple[int, ...], data: int) -> P:
 
 def _shardings(layout: Layout, params: nnx.State, data: int) -> nnx.State:
     flat = [
-        (path, variable.replace(NamedSharding(layout.mesh, _spec(name_of(path), variable[...].shape, data))))
+        (path, variable.replace(NamedSharding(layout.mesh, _spec(name_of(path), variable.get_value().shape, data))))
         for path, variable in nnx.to_flat_state(params)
     ]
     return nnx.from_flat_state(flat)
@@ -119,19 +123,19 @@ class Trainer:
     ):
         self.layout, self.row_length = layout, row_length
         self._graphdef, self._optimizer = graphdef, optimizer
-        self._shardings = state_shardings(layout, optimizer, params)
+        self.shardings = state_shardings(layout, optimizer, params)
         self.compiled: dict[int, Callable[..., tuple[State, StepMetrics]]] = {}
         self._gather = jax.jit(lambda tree: tree, out_shardings=layout.everywhere())
 
+    def first_state(self, params: nnx.State) -> State:
+        """The state before step 0, as a function to compile."""
+        return State(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
+
     def start(self, params: nnx.State) -> State:
         """The state before step 0, on the devices."""
-
-        def make(params: nnx.State) -> State:
-            return State(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
-
         if self.layout.pmap:
-            return self._on_each(jax.device_get(make(params)))
-        return jax.jit(make, out_shardings=self._shardings)(self.layout.put(params))
+            return self._on_each(jax.device_get(self.first_state(params)))
+        return jax.jit(self.first_state, out_shardings=self.shardings)(self.layout.put(params))
 
     def place(self, data: TokenSet) -> TokenSet:
         """The examples, on every device."""
@@ -147,7 +151,7 @@ class Trainer:
         if self.layout.pmap:
             divided = Plan(*(np.moveaxis(array, 2, 0)[:, :, :, None] for array in plan))
             return self.layout.put(divided, P("data")), self._on_each(np.int32(count))
-        return self.layout.put(plan, P(None, None, "data")), self.layout.put(np.int32(count))
+        return jax.device_put(plan, self.layout.of_plan()), self.layout.put(np.int32(count))
 
     def __call__(
         self, state: State, data: TokenSet, placed: tuple[Plan, jax.Array], key: jax.Array, num_rows: int
@@ -163,7 +167,7 @@ class Trainer:
             if self.layout.pmap:
                 made = jax.pmap(make("data"), "data", donate_argnums=0, devices=list(self.layout.mesh.devices.flat))
             else:
-                out = self._shardings, self.layout.everywhere()
+                out = self.shardings, self.layout.everywhere()
                 made = jax.jit(make(), donate_argnums=0, out_shardings=out)
             self.compiled[num_rows] = made
         return self.compiled[num_rows]
