@@ -67,6 +67,22 @@ def test_no_more_than_three_windows_are_read_ahead(classifier, small_windows):
     assert not helpers()
 
 
+def test_the_next_window_is_prepared_before_the_first_is_answered(classifier, small_windows, monkeypatch):
+    prepared = []
+    prepare = classifier._prepare
+
+    def watched(inputs, **options):
+        prepared.append(threading.current_thread())
+        return prepare(inputs, **options)
+
+    monkeypatch.setattr(classifier, "_prepare", watched)
+    stream = classifier.stream(numbered(1000))
+    next(stream)
+    assert len(prepared) >= 2
+    assert threading.main_thread() not in prepared
+    stream.close()
+
+
 def test_long_texts_end_a_window_early(classifier, small_windows, monkeypatch):
     sizes = []
     tokenise = classifier.tokenizer.__call__
