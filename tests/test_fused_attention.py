@@ -85,7 +85,6 @@ def test_segments_in_any_order_are_seen():
     arrays, segments = inputs(256, 1, 32)
     scattered = jax.random.permutation(jax.random.key(0), segments % 5, axis=1)
     compare(arrays, scattered, WORDS, bound=2e-6)
-    compare(arrays, segments[:, ::-1], WORDS, bound=2e-6)
 
 
 def test_what_is_dropped_is_what_the_hash_says():
@@ -118,9 +117,13 @@ def test_a_rate_of_nothing_and_no_words_are_the_same():
 
 def test_what_the_kernels_cannot_do_is_said():
     for shape, backend, message in [
-        ((1, 72, 1, 64), "triton", "takes rows of 16, 32 .. 65536 tokens, not 72"),
-        ((1, 1024, 1, 64), "mosaic", "16, 32 .. 512 tokens, not 1024"),
-        ((1, 64, 1, 48), "triton", "not 48"),
+        (
+            (1, 72, 1, 64),
+            "triton",
+            "takes T of 16, 32 .. 65536 and K of 16, 32, 64 or 128, not T=72 and K=64",
+        ),
+        ((1, 1024, 1, 64), "mosaic", "16, 32 .. 512 and .* not T=1024"),
+        ((1, 64, 1, 48), "triton", "not T=64 and K=48"),
     ]:
         x = jnp.zeros(shape)
         with pytest.raises(ValueError, match=message):
