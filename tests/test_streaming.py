@@ -155,7 +155,12 @@ def test_memory_does_not_grow_with_the_input(primes_directory, tmp_path, small_w
 
 def command(directory, *options, **settings):
     words = [sys.executable, "-m", "bert_jax", "--model", str(directory), *options]
-    return subprocess.Popen(words, cwd=ROOT, **settings)
+    # A shell's background jobs, and what they start, ignore Ctrl-C; here it must arrive.
+    return subprocess.Popen(words, cwd=ROOT, preexec_fn=_heed_interrupt, **settings)
+
+
+def _heed_interrupt():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_interrupted_in_the_middle_it_ends_and_leaves_nothing(primes_directory, tmp_path):
