@@ -88,7 +88,9 @@ def lowered_step(
     platform = "tpu" if devices[0].platform == "tpu" else "cuda"
     kernel = {"tpu": "mosaic", "cuda": "triton"}[platform] if attention == "fused" else attention
     layout = make_layout(config, devices=devices)
-    model = nnx.eval_shape(lambda: SequenceClassifier(config, dtype=dtype, attention=kernel, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: SequenceClassifier(config, dtype=jax.numpy.dtype(dtype), attention=kernel, rngs=nnx.Rngs(0))
+    )
     graphdef, params = nnx.split(model)
     optimizer = fine_tuning(5e-5, steps=1000, warmup_steps=60, weight_decay=0.01, clip_norm=1.0)
     trainer = Trainer(layout, graphdef, optimizer, params, length)
@@ -96,7 +98,7 @@ def lowered_step(
     def laid(tree, shardings):
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
-    def whole(*shape, dtype=np.int32):
+    def whole(*shape: int, dtype: Any = np.int32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.everywhere())
 
     state = laid(jax.eval_shape(trainer.first_state, params), trainer.shardings)
@@ -107,7 +109,8 @@ def lowered_step(
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=layout.everywhere())
     with trainer.context():
-        traced = trainer.program(rows).trace(state, data, plan, whole(), key)
+        program: Any = trainer.program(rows)
+        traced = program.trace(state, data, plan, whole(), key)
         return traced.lower(lowering_platforms=(platform,))
 
 
@@ -118,8 +121,12 @@ def by_kind(found: Sequence[Kernel]) -> dict[str, Floor]:
         moved = kernel.read + kernel.written
         seconds = max(moved / BANDWIDTH, kernel.flops / PRODUCT_RATE)
         old = floors.get(kernel.kind, Floor(0, 0, 0, 0.0))
-        new = (1, moved, kernel.flops, seconds)
-        floors[kernel.kind] = Floor(*(total + kernel.times * value for total, value in zip(old, new, strict=True)))
+        floors[kernel.kind] = Floor(
+            old[0] + kernel.times,
+            old[1] + kernel.times * moved,
+            old[2] + kernel.times * kernel.flops,
+            old[3] + kernel.times * seconds,
+        )
     return dict(sorted(floors.items(), key=lambda item: -item[1].seconds))
 
 

@@ -88,7 +88,7 @@ class Computation:
 class Exchange(NamedTuple):
     """All collectives of one kind: how many, and the bytes of the whole arrays on one device."""
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     bytes: int
 
 
@@ -104,7 +104,10 @@ class Program:
         computation = Computation("")
         for line in text.splitlines()[1:]:
             if line.endswith("{") and not line.startswith(" "):
-                is_entry, name = re.match(r"(ENTRY )?%?([\w.\-]+)", line).groups()
+                title = re.match(r"(ENTRY )?%?([\w.\-]+)", line)
+                if title is None:
+                    continue
+                is_entry, name = title.groups()
                 computation = self.computations[name] = Computation(name)
                 self.entry = name if is_entry else self.entry
             elif parsed := _parse(line):

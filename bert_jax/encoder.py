@@ -55,7 +55,9 @@ class Layer(nnx.Module):
         attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
         x = self.attention_norm(attended + x)
         product = x @ self.intermediate.kernel[...].astype(x.dtype)
-        grown = self._activate(product, self.intermediate.bias[...].astype(x.dtype))
+        bias = self.intermediate.bias
+        assert bias is not None  # `linear` makes one
+        grown = self._activate(product, bias[...].astype(x.dtype))
         shrunk = dropout(self.output(grown), self.rate, last)
         return self.output_norm(shrunk + x)
 
