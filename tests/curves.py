@@ -37,25 +37,25 @@ CONFIG = BertConfig(
     labels=("a", "b", "c", "d", "e"),
 )
 
-# Name, then what the layout, the batches and the model are made with. A batch has 10 examples.
+# Name, then what the layout and the batches are made with. A batch has 10 examples.
 LAYOUTS = {
-    "one device": ({"devices": 1}, {}, {}),
-    "jit 8x1": ({}, {}, {}),
-    "jit 8x1, windows": ({}, {"window": 4}, {}),
-    "jit 4x2": ({"model": 2}, {}, {}),
-    "jit 2x4, windows": ({"model": 4}, {"window": 4}, {}),
-    "jit 1x8": ({"model": 8}, {}, {}),
-    "jit 3x1": ({"devices": 3}, {}, {}),
-    "jit 8x1, parameters sharded": ({"shard_parameters": True}, {}, {}),
-    "jit 4x2, parameters sharded, micro-batches": ({"model": 2, "shard_parameters": True}, {"micro": 2}, {}),
-    "pmap 8": ({"parallel": "pmap"}, {}, {}),
-    "pmap 8, windows, micro-batches": ({"parallel": "pmap"}, {"window": 4, "micro": 2}, {}),
+    "one device": ({"devices": 1}, {}),
+    "jit 8x1": ({}, {}),
+    "jit 8x1, windows": ({}, {"window": 4}),
+    "jit 4x2": ({"model": 2}, {}),
+    "jit 2x4, windows": ({"model": 4}, {"window": 4}),
+    "jit 1x8": ({"model": 8}, {}),
+    "jit 3x1": ({"devices": 3}, {}),
+    "jit 8x1, parameters sharded": ({"shard_parameters": True}, {}),
+    "jit 4x2, parameters sharded, micro-batches": ({"model": 2, "shard_parameters": True}, {"micro": 2}),
+    "pmap 8": ({"parallel": "pmap"}, {}),
+    "pmap 8, windows, micro-batches": ({"parallel": "pmap"}, {"window": 4, "micro": 2}),
 }
 
 
 def run(name: str) -> dict:
     """The loss curve, the evaluation after it, and the collectives of the compiled step."""
-    where, how, model = LAYOUTS[name]
+    where, how = LAYOUTS[name]
     where = {**where, "devices": jax.devices()[: where.get("devices", 8)]}
     generator = np.random.default_rng(0)
     examples = [
@@ -64,7 +64,7 @@ def run(name: str) -> dict:
     ]
     labels = [i % 5 for i in range(103)]
     start = random_checkpoint(CONFIG, Path(tempfile.mkdtemp()))
-    graphdef, params = nnx.split(build_classifier(CONFIG, start.tensors, **model))
+    graphdef, params = nnx.split(build_classifier(CONFIG, start.tensors))
     layout = make_layout(CONFIG, **where)
     batches = Batches(TokenSet.of(examples, labels), batch_size=10, seed=0, shards=layout.shards, **how)
     optimizer = fine_tuning(1e-3, steps=STEPS, warmup_steps=2, weight_decay=0.01, clip_norm=1.0)
@@ -79,7 +79,7 @@ def run(name: str) -> dict:
             state, metrics = trainer(state, data, trainer.place_plan(plan, count), key, num_rows)
         curve += trainer.metrics(metrics).loss[:count].tolist()
         step += count
-    placed = trainer.place_plan(*((plan, 1)))
+    placed = trainer.place_plan(plan, 1)
     with trainer.context():
         compiled = trainer.program(num_rows).lower(state, data, *placed, key).compile()
     found = evaluate(make_apply(graphdef), trainer.parameters(state), examples, labels, 5)
