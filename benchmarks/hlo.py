@@ -175,22 +175,30 @@ def _closing(line: str, start: int) -> int:
     raise ValueError(f"unbalanced parentheses: {line[:100]}")
 
 
-def collectives(text: str) -> dict[str, Exchange]:
-    """Collectives by kind (`COLLECTIVES`), asynchronous ones once; those in loops as often as they run.
+def exchanges(text: str) -> Iterator[tuple[str, list[Shape], int]]:
+    """Every collective: its kind (`COLLECTIVES`), its arrays on one device, how often it runs.
 
-    Bytes are one device's: an all-gather's result, any other's operands.
+    The arrays are an all-gather's results, any other's operands; an asynchronous one counts once.
     """
     program = Program(text)
-    totals: dict[str, Exchange] = {}
     for computation, instruction, times in program.executed():
         for owner, inner in [(computation, instruction), *program.inside(instruction)]:
+            if not is_collective(inner.opcode):
+                continue
             kind = inner.opcode.removesuffix("-start")
-            if is_collective(inner.opcode):
-                operands = sum(i.bytes for i in owner.inputs(inner))
-                gathered = inner.bytes - (operands if inner.opcode != kind else 0)
-                count, size = totals.get(kind, Exchange(0, 0))
-                size += times * (gathered if kind == "all-gather" else operands)
-                totals[kind] = Exchange(count + times, size)
+            operands = [shape for name in inner.operands for shape in owner.instructions[name].shapes]
+            if kind == "all-gather":  # a start's result has the operands, too
+                yield kind, list(inner.shapes[len(operands) if inner.opcode != kind else 0 :]), times
+            else:
+                yield kind, operands, times
+
+
+def collectives(text: str) -> dict[str, Exchange]:
+    """Collectives by kind, those in loops as often as they run."""
+    totals: dict[str, Exchange] = {}
+    for kind, shapes, times in exchanges(text):
+        count, size = totals.get(kind, Exchange(0, 0))
+        totals[kind] = Exchange(count + times, size + times * sum(shape.bytes for shape in shapes))
     return totals
 
 

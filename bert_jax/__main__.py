@@ -40,8 +40,10 @@ def main(argv: list[str] | None = None) -> None:
         check_max_length(args.max_length, checkpoint.config)
     with _input(args) as lines, _output(args) as out:
         # JAX is imported here, after everything that can be wrong without it.
+        from bert_jax.compilation import use_cache
         from bert_jax.predict import TextClassifier
 
+        use_cache()
         classifier = TextClassifier(checkpoint, tokenizer, args.dtype)
         interactive = lines is not None and lines.isatty()
         texts = args.texts if lines is None else _texts(lines, args.input or "standard input")

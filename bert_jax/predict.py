@@ -20,7 +20,7 @@ from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
 from bert_jax.tokenizer import Tokenizer, check_max_length
 
-_IN_FLIGHT = 4
+IN_FLIGHT = 4
 """Batches given to the device before the first of them is fetched; stopping early waits for these."""
 
 _CHARACTERS = 256
@@ -74,7 +74,7 @@ def packed_logits(
     `apply` is a jitted function of packed rows; it sees few different shapes.
     """
     out = np.empty((len(examples), num_labels), np.float32)
-    for members, logits in _late(apply, prediction_batches(examples, batch_tokens=batch_tokens()), _IN_FLIGHT):
+    for members, logits in late(apply, prediction_batches(examples, batch_tokens=batch_tokens()), IN_FLIGHT):
         out[members] = logits[: len(members)]
     return out
 
@@ -135,13 +135,13 @@ class TextClassifier:
     def _stream(
         self, inputs: Iterable[tuple[str, ...]], max_length: int, interactive: bool
     ) -> Generator[Prediction, None, None]:
-        size, ahead, in_flight = (1, 0, 0) if interactive else (window_texts(), 1, _IN_FLIGHT)
+        size, ahead, in_flight = (1, 0, 0) if interactive else (window_texts(), 1, IN_FLIGHT)
         pool = ThreadPoolExecutor(1, "bert_jax-prepare")
         try:
             prepare = functools.partial(self._prepare, max_length=max_length)
             windows = _ahead(pool, prepare, _windows(inputs, size), ahead)
             batches = (batch for window in windows for batch in window.tagged())
-            for (window, members, is_last), logits in _late(self._apply, batches, in_flight):
+            for (window, members, is_last), logits in late(self._apply, batches, in_flight):
                 window.logits[members] = logits[: len(members)]
                 if is_last:
                     yield from self._predictions(window)
@@ -209,7 +209,7 @@ def _ahead(
         yield futures.popleft().result()
 
 
-def _late(
+def late(
     apply: Callable[[Rows], Float[Array, "N C"]], batches: Iterable[tuple[Rows, _Tag]], in_flight: int
 ) -> Iterator[tuple[_Tag, Float[np.ndarray, "N C"]]]:
     """Logits of every batch, in order, with its tag, fetched while the device has `in_flight` more to do."""

@@ -1,5 +1,6 @@
 """Shape types are checked in every test, and fixtures that several files share."""
 
+import os
 from pathlib import Path
 
 import jaxtyping
@@ -22,6 +23,13 @@ from bert_jax.errors import UserError  # noqa: E402
 from convert import huggingface  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory):
+    """Commands that tests run share a cache of their own; this process, which has read its settings, has none."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+
 
 # A distinct prime for every axis, so that no two can be mistaken for each other.
 PRIMES = BertConfig(

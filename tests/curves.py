@@ -1,9 +1,11 @@
 """Twenty steps on every layout of eight devices: run as a program, prints what came of them as JSON.
 
 Devices are simulated, so XLA_FLAGS must say how many before JAX is imported; `test_parallel` does.
+With ADDRESS and PROCESS set, it is the process of that number of two, which meet at that address.
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -12,15 +14,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from benchmarks.hlo import collectives
+from benchmarks.hlo import collectives, exchanges
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
-from bert_jax.predict import make_apply
 from tests.conftest import random_checkpoint
 from train.batches import Batches, TokenSet
-from train.evaluate import evaluate
+from train.evaluate import Evaluator
 from train.parallel import Trainer, make_layout
 
 STEPS = 20
@@ -42,6 +43,7 @@ LAYOUTS = {
     "one device": ({"devices": 1}, {}),
     "jit 8x1": ({}, {}),
     "jit 8x1, windows": ({}, {"window": 4}),
+    "jit 8x1, windows, streamed": ({}, {"window": 4, "streamed": True}),
     "jit 4x2": ({"model": 2}, {}),
     "jit 2x4, windows": ({"model": 4}, {"window": 4}),
     "jit 1x8": ({"model": 8}, {}),
@@ -49,13 +51,17 @@ LAYOUTS = {
     "jit 8x1, parameters sharded": ({"shard_parameters": True}, {}),
     "jit 4x2, parameters sharded, micro-batches": ({"model": 2, "shard_parameters": True}, {"micro": 2}),
     "pmap 8": ({"parallel": "pmap"}, {}),
-    "pmap 8, windows, micro-batches": ({"parallel": "pmap"}, {"window": 4, "micro": 2}),
+    "pmap 8, windows, micro-batches, streamed": (
+        {"parallel": "pmap"},
+        {"window": 4, "micro": 2, "streamed": True},
+    ),
 }
 
 
 def run(name: str) -> dict:
     """The loss curve, the evaluation after it, and the collectives of the compiled step."""
     where, how = LAYOUTS[name]
+    streamed, how = how.get("streamed"), {key: value for key, value in how.items() if key != "streamed"}
     where = {**where, "devices": jax.devices()[: where.get("devices", 8)]}
     generator = np.random.default_rng(0)
     examples = [
@@ -76,22 +82,33 @@ def run(name: str) -> dict:
         count = min(batches.window_at(step), STEPS - step)
         plan, num_rows = batches.plan(step, count)
         with jax.transfer_guard("disallow"):
+            if streamed:
+                own, plan = batches.streamed(plan, layout.own_shards)
+                data = trainer.place_own(own)
             state, metrics = trainer(state, data, trainer.place_plan(plan, count), key, num_rows)
         curve += trainer.metrics(metrics).loss[:count].tolist()
         step += count
     placed = trainer.place_plan(plan, 1)
     with trainer.context():
         compiled = trainer.program(num_rows).lower(state, data, *placed, key).compile()
-    found = evaluate(make_apply(graphdef), trainer.parameters(state), examples, labels, 5)
+    found = Evaluator(layout, graphdef, 5)(trainer.parameters(state), examples, labels)
     return {
         "curve": curve,
         "evaluation": found._asdict(),
         "compiled": len(trainer.compiled),
         "moment_shards": sizes,
         "collectives": collectives(compiled.as_text()),
-        "parameter_bytes": sum(array.nbytes for array in jax.tree.leaves(params)),
+        "exchanged": [
+            (kind, shape.dtype, shape.dims)
+            for kind, shapes, times in exchanges(compiled.as_text())
+            for shape in shapes * times
+        ],
+        "rows": (num_rows, batches.shapes.row_length),
+        "parameters": [array.shape for array in jax.tree.leaves(params)],
     }
 
 
 if __name__ == "__main__":
+    if address := os.environ.get("ADDRESS"):
+        jax.distributed.initialize(address, 2, int(os.environ["PROCESS"]))
     print(json.dumps({name: run(name) for name in sys.argv[1:] or LAYOUTS}))

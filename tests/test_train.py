@@ -16,7 +16,7 @@ from bert_jax.errors import UserError
 from bert_jax.optimizer import adamw, fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build
-from bert_jax.predict import TextClassifier, make_apply
+from bert_jax.predict import TextClassifier
 from bert_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint
 from train import loop
@@ -24,7 +24,7 @@ from train.__main__ import main as train
 from train.batches import Batches, Counter, Shapes, TokenSet, fewest_rows
 from train.config import TrainConfig, parse
 from train.data import read_splits
-from train.evaluate import evaluate
+from train.evaluate import Evaluator
 from train.gather import assemble
 from train.metrics import classification
 from train.parallel import Trainer, make_layout
@@ -149,18 +149,21 @@ def test_parts_share_examples_and_tokens_evenly():
         assert tokens.max() - tokens.min() <= 30
 
 
-def test_streamed_examples_give_the_same_batch():
-    batches = batches_of(EXAMPLES, [i % 5 for i in range(103)], batch_size=8, seed=3, window=3)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_streamed_examples_give_the_same_batch(shards):
+    batches = batches_of(EXAMPLES, [i % 5 for i in range(103)], batch_size=8, seed=3, window=3, shards=shards)
     shapes = set()
     for first in (0, 3, 12):
         plan, num_rows = batches.plan(first, batches.window_at(first))
-        data, moved = batches.streamed(plan)
+        data, moved = batches.streamed(plan, range(shards))
         for i in range(3):
             one, other = (type(p)(p.examples[i, 0], p.places[i, 0]) for p in (plan, moved))
             a = assemble(batches.data, one, num_rows, batches.shapes.row_length)
             b = assemble(data, other, num_rows, batches.shapes.row_length)
             jax.tree.map(np.testing.assert_array_equal, a, b)
         shapes.add(tuple(array.shape for array in data))
+        own, _ = batches.streamed(plan, [shards - 1])  # another host has the others
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[-1:], y), data, own)
     assert len(shapes) == 1
 
 
@@ -169,6 +172,23 @@ def test_token_ids_are_kept_in_16_bits_where_they_fit():
     assert small.ids.dtype == np.uint16
     large = TokenSet.of([Tokens(np.array([70000, 3], np.int32), np.zeros(2, np.int32))], [0])
     assert large.ids.tolist() == [70000, 3]
+
+
+def test_rows_are_as_long_as_a_kernel_wants_them():
+    for longest, expected in ((66, 128), (24, 64), (128, 128), (130, 192)):
+        lengths = batches_of(random_examples(64, 4, longest + 1), [0] * 64, batch_size=8, seed=0, multiple=64)
+        assert lengths.shapes.row_length % 64 == 0
+        assert lengths.shapes.row_length >= expected
+
+
+def test_an_attention_this_machine_lacks_is_refused(monkeypatch):
+    loop.check_attention("auto", 72, 7)
+    with pytest.raises(UserError, match="--attention triton needs a GPU, and this run is on a cpu"):
+        loop.check_attention("triton", 128, 64)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    loop.check_attention("mosaic", 128, 64)
+    with pytest.raises(UserError, match="--attention mosaic does not take rows of 128 tokens with heads of 7 numbers"):
+        loop.check_attention("mosaic", 128, 7)
 
 
 def test_few_shapes(batches):
@@ -358,10 +378,10 @@ def test_metrics_by_hand():
 def test_evaluation_counts_every_example_once(primes, count):
     graphdef, params = nnx.split(build(primes.config, primes.tensors))
     examples, labels = random_examples(count, 2, 60), [i % 5 for i in range(count)]
-    apply = make_apply(graphdef)
-    found = evaluate(apply, params, examples, labels, 5)
+    evaluate = Evaluator(make_layout(primes.config), graphdef, 5)
+    found = evaluate(params, examples, labels)
     assert found.examples == count == sum(map(sum, found.confusion))
-    one_by_one = [evaluate(apply, params, [e], [label], 5) for e, label in zip(examples, labels, strict=True)]
+    one_by_one = [evaluate(params, [e], [label]) for e, label in zip(examples, labels, strict=True)]
     assert found.loss == pytest.approx(np.mean([m.loss for m in one_by_one]), abs=1e-5)
     assert found.accuracy == pytest.approx(np.mean([m.accuracy for m in one_by_one]))
 

@@ -11,14 +11,20 @@ def main(argv: list[str] | None = None) -> None:
     from .prepare import prepare
 
     prepared = prepare(config)
-    for note in prepared.notes:
-        print(note)
 
     from rich.console import Console
 
-    from . import loop
+    from bert_jax import compilation
 
-    loop.run(config, prepared, Console(highlight=False))
+    from . import hosts, loop
+
+    compilation.use_cache()
+    hosts.join(config)
+    hosts.agree(config, prepared)
+    console = Console(highlight=False, quiet=not hosts.is_first())
+    for note in prepared.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    loop.run(config, prepared, console)
 
 
 if __name__ == "__main__":

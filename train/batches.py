@@ -28,13 +28,14 @@ class TokenSet(NamedTuple):
     """M labelled examples laid end to end, then one of length 0 that padding slots point at.
 
     `second` is where sentence B (token type 1) begins in each, or its length where there is none.
+    A leading axis, where there is one, is of shards, each with examples of its own.
     """
 
-    ids: Shaped[Any, " tokens"]
-    starts: Int[Any, " M+1"]
-    lengths: Int[Any, " M+1"]
-    second: Int[Any, " M+1"]
-    labels: Int[Any, " M+1"]
+    ids: Shaped[Any, "*S tokens"]
+    starts: Int[Any, "*S M+1"]
+    lengths: Int[Any, "*S M+1"]
+    second: Int[Any, "*S M+1"]
+    labels: Int[Any, "*S M+1"]
 
     @classmethod
     def of(cls, examples: Sequence[Tokens], labels: Sequence[int]) -> "TokenSet":
@@ -98,7 +99,7 @@ class Batches:
     Only an epoch's last batch may hold fewer. The order of examples is a function of (seed,
     epoch), a batch of (seed, step), so resuming needs a step number and nothing else. A batch is
     dealt to `micro` micro-batches of `shards` shards each, and up to `window` steps of one epoch
-    share a shape.
+    share a shape. Rows are a multiple of `multiple` tokens long.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Batches:
         micro: int = 1,
         shards: int = 1,
         window: int = 1,
+        multiple: int = 8,
     ):
         self.data, self.batch_size, self.seed, self.packed = data, batch_size, seed, packed
         self.micro, self.shards = micro, shards
@@ -119,7 +121,7 @@ class Batches:
         self.steps_per_epoch = -(-len(self.lengths) // batch_size)
         self.window = min(window, self.steps_per_epoch)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
-        self.shapes = self._choose_shapes()
+        self.shapes = self._choose_shapes(multiple)
 
     def indices(self, step: int) -> Int[np.ndarray, " N"]:
         """Which examples a step trains on."""
@@ -153,15 +155,21 @@ class Batches:
         split = (self.window, self.micro, self.shards, self.slots)
         return Plan(examples.reshape(split), places.reshape(split)), num_rows
 
-    def streamed(self, plan: Plan) -> tuple[TokenSet, Plan]:
+    def streamed(self, plan: Plan, shards: Sequence[int]) -> tuple[TokenSet, Plan]:
         """The examples of a plan alone, and the plan to match, for a set that the device cannot hold.
 
-        The arrays' sizes depend on nothing but this object, so nothing is compiled anew.
+        Arrays have a leading axis of these `shards`, and their sizes depend on nothing but this
+        object, so nothing is compiled anew.
         """
-        flat = plan.examples.reshape(-1)
         longest = int(self.lengths.max())
-        data = self.data.only(flat, len(flat) * longest)
-        return data, Plan(np.arange(len(flat), dtype=np.int32).reshape(plan.examples.shape), plan.places)
+        sets = []
+        for shard in shards:
+            flat = plan.examples[:, :, shard].reshape(-1)
+            sets.append(self.data.only(flat, len(flat) * longest))
+        window, micro, count, slots = plan.examples.shape
+        here = np.arange(window * micro * slots, dtype=np.int32).reshape(window, micro, 1, slots)
+        data = TokenSet(*(np.stack(arrays) for arrays in zip(*sets, strict=True)))
+        return data, Plan(np.broadcast_to(here, (window, micro, count, slots)), plan.places)
 
     def computed(self, num_rows: int) -> tuple[int, int]:
         """Rows and tokens a row of a whole step, where a shard has `num_rows`."""
@@ -194,12 +202,13 @@ class Batches:
             return [[int(i)] for i in part]
         return [[int(part[i]) for i in row] for row in assign(self.lengths[part].tolist(), row_length)]
 
-    def _choose_shapes(self) -> Shapes:
+    def _choose_shapes(self, multiple: int) -> Shapes:
         """The row length and counts that compute the fewest tokens, compilations counted in."""
-        longest = -(-int(self.lengths.max()) // 8) * 8
+        longest = -(-int(self.lengths.max()) // multiple) * multiple
         if not self.packed:
             return Shapes(longest, (self.slots,))
-        lengths = {longest, *(t for t in _ROW_LENGTHS if longest <= t <= max(4 * longest, 64))}
+        lengths = {longest}
+        lengths |= {t for t in _ROW_LENGTHS if longest <= t <= max(4 * longest, 64) and t % multiple == 0}
         sampled = max(1, min(self.steps_per_epoch, _SAMPLE) // self.window)
         choices = []
         for row_length in sorted(lengths):

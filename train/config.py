@@ -57,6 +57,12 @@ class TrainConfig:
     steps_per_dispatch: int | None = _option(
         None, "steps the device takes without the host (default: 1 on CPU, else 16)", kind=int, metavar="N"
     )
+    distributed: bool = _option(
+        False, "join the other processes of a Slurm, Kubernetes, Open MPI or TPU job", kind=bool
+    )
+    coordinator: str | None = _option(None, "join at this address of process 0", metavar="HOST:PORT")
+    num_processes: int | None = _option(None, "processes that meet there", kind=int, metavar="N")
+    process_id: int | None = _option(None, "this process's number, from 0", kind=int, metavar="I")
     metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
     new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)
 
@@ -67,6 +73,7 @@ class TrainConfig:
         self._require("accumulate", self.accumulate <= self.batch_size, "at most --batch-size")
         if self.parallel == "pmap" and (self.model_parallel > 1 or self.shard_parameters):
             raise UserError("--parallel pmap divides batches alone; leave out --model-parallel and --shard-parameters")
+        self._check_processes()
         for name in ("learning_rate", "clip_norm"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "a number above 0")
         self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0")
@@ -82,6 +89,18 @@ class TrainConfig:
             return Path(self.out)
         path = Path(self.data).resolve()
         return Path("runs") / (path.name if path.is_dir() else path.name.split(".")[0])
+
+    def _check_processes(self) -> None:
+        names = ("coordinator", "num_processes", "process_id")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given and len(given) < len(names):
+            raise UserError("--coordinator, --num-processes and --process-id are given together, or none of them")
+        if self.coordinator is None or self.num_processes is None or self.process_id is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        self._require("coordinator", bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "HOST:PORT")
+        self._require("num_processes", self.num_processes >= 1, "at least 1")
+        self._require("process_id", 0 <= self.process_id < self.num_processes, f"0 to {self.num_processes - 1}")
 
     def _require(self, name: str, good: bool, expected: str) -> None:
         if not good:

@@ -1,24 +1,51 @@
-"""Evaluation: every example once, whatever the batch size."""
+"""Evaluation: every example once, whatever the batch size and however many devices share the work."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.sharding import PartitionSpec as P
 
-from bert_jax.packing import Rows, Tokens
-from bert_jax.predict import packed_logits
+from bert_jax.heads import SequenceClassifier
+from bert_jax.packing import Rows, Tokens, prediction_batches
+from bert_jax.predict import IN_FLIGHT, batch_tokens, late
 
 from .metrics import Metrics, classification
+from .parallel import Layout
+
+_Dealt = tuple[Rows, list[list[int]]]
 
 
-def evaluate(
-    apply: Callable[[nnx.State, Rows], Float[Array, "N C"]],
-    params: nnx.State,
-    examples: Sequence[Tokens],
-    labels: Sequence[int],
-    num_labels: int,
-) -> Metrics:
-    """Metrics over all examples; rows are packed and padded, examples never dropped."""
-    logits = packed_logits(lambda rows: apply(params, rows), examples, num_labels)
-    return classification(logits, np.asarray(labels))
+class Evaluator:
+    """Metrics over all examples, batches dealt to a layout's shards; every process gets all logits."""
+
+    def __init__(self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int):
+        self._layout, self._num_labels = layout, num_labels
+        self._apply = jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=layout.everywhere())
+
+    def __call__(self, params: nnx.State, examples: Sequence[Tokens], labels: Sequence[int]) -> Metrics:
+        """Of parameters that every device holds whole (`Layout.put`); rows are padded, examples never dropped."""
+        logits = np.empty((len(examples), self._num_labels), np.float32)
+        batches = prediction_batches(examples, batch_tokens=batch_tokens())
+        with self._layout.context():
+            dealt = deal(batches, self._layout.shards)
+            placed = ((self._layout.put(rows, P("data")), members) for rows, members in dealt)
+            for members, found in late(lambda rows: self._apply(params, rows), placed, IN_FLIGHT):
+                for part, here in zip(members, found.reshape(len(members), -1, self._num_labels), strict=True):
+                    logits[part] = here[: len(part)]
+        return classification(logits, np.asarray(labels))
+
+
+def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_Dealt]:
+    """Batches of one shape side by side: rows of all shards, and the examples in each shard.
+
+    `first_tokens` get a leading axis of shards. Shards left over hold padding and no example.
+    """
+    for _, alike in itertools.groupby(batches, key=lambda batch: batch[0].input_ids.shape):
+        while group := list(itertools.islice(alike, shards)):
+            nothing = Rows(*(np.zeros_like(array) for array in group[0][0])), []
+            group += [nothing] * (shards - len(group))
+            *tokens, first = zip(*(rows for rows, _ in group), strict=True)
+            yield Rows(*map(np.concatenate, tokens), np.stack(first)), [members for _, members in group]

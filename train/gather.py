@@ -1,5 +1,6 @@
 """From a plan to a batch, on the device: rows gathered from the token set inside the compiled step."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,15 +25,16 @@ def assemble(data: TokenSet, plan: Plan, num_rows: int, row_length: int) -> Batc
 
     Rows are (S*num_rows, T), shard after shard; examples (S*n), and `rows.first_tokens` (S, n)
     count within a shard's tokens, so that an array sharded by rows is gathered where it lies.
-    Segments count through a shard.
+    Segments count through a shard. All shards take from one token set, or each from its own.
     """
     data = jax.tree.map(jnp.asarray, data)
-    rows = jax.vmap(lambda examples, places: _shard(data, examples, places, num_rows * row_length))(*plan)
+    gather = functools.partial(_shard, size=num_rows * row_length)
+    *rows, labels = jax.vmap(gather, in_axes=(0 if data.ids.ndim == 2 else None, 0, 0))(data, *plan)
     ids, types, positions, segments = (array.reshape(-1, row_length) for array in rows)
     inside = plan.places < num_rows * row_length
     first_tokens = jnp.where(inside, plan.places, 0)
-    labels = data.labels[plan.examples].reshape(-1)
-    return Batch(Rows(ids, types, positions, segments, first_tokens), labels, inside.reshape(-1).astype(jnp.float32))
+    weights = inside.reshape(-1).astype(jnp.float32)
+    return Batch(Rows(ids, types, positions, segments, first_tokens), labels.reshape(-1), weights)
 
 
 def _shard(data: TokenSet, examples: Int[Any, " n"], places: Int[Any, " n"], size: int) -> tuple[Any, ...]:
@@ -44,4 +46,5 @@ def _shard(data: TokenSet, examples: Int[Any, " n"], places: Int[Any, " n"], siz
     inside = (offset >= 0) & (offset < data.lengths[example])
     ids = data.ids[jnp.where(inside, data.starts[example] + offset, 0)].astype(jnp.int32)
     types = offset >= data.second[example]
-    return tuple(jnp.where(inside, array, 0) for array in (ids, types.astype(jnp.int32), offset, slot + 1))
+    tokens = (ids, types.astype(jnp.int32), offset, slot + 1)
+    return *(jnp.where(inside, array, 0) for array in tokens), data.labels[examples]

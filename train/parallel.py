@@ -47,19 +47,53 @@ class Layout(NamedTuple):
         """The sharding of what every device holds whole."""
         return NamedSharding(self.mesh, P())
 
+    @property
+    def own_shards(self) -> list[int]:
+        """The shards of which this process has a device."""
+        rows = enumerate(self.mesh.devices)
+        return [i for i, row in rows if any(device.process_index == jax.process_index() for device in row)]
+
     def of_plan(self) -> NamedSharding:
         """The sharding of a plan's arrays (window, micro, shards, slots)."""
         return NamedSharding(self.mesh, P(None, None, "data"))
 
+    def context(self) -> contextlib.AbstractContextManager:
+        """The mesh, for kernels that must be told of it, where there is more than one device."""
+        alone = self.mesh.size == 1
+        return contextlib.nullcontext() if alone else jax.set_mesh(self.mesh)
+
     def put(self, tree: Any, spec: P | None = None) -> Any:
-        """Host arrays as arrays on the devices, divided as `spec` says, or whole on each."""
-        return jax.device_put(tree, NamedSharding(self.mesh, spec or P()))
+        """Host arrays as arrays on the devices, divided as `spec` says, or whole on each.
+
+        Every process gives whole arrays, the same ones, and sends its own devices their parts.
+        """
+        sharding = NamedSharding(self.mesh, spec or P())
+        if sharding.is_fully_addressable:
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(lambda x: _spread(np.asarray(x), sharding), tree)
+
+    def put_own(self, tree: Any) -> Any:
+        """Arrays with a leading axis of `own_shards`, which becomes one of all shards, divided over `data`.
+
+        But with pmap it stays as it is: each process calls it with arrays of its own devices.
+        """
+        if self.pmap:
+            own = [self.mesh.devices[i, 0] for i in self.own_shards]
+            return jax.device_put(tree, NamedSharding(Mesh(np.array(own), "data"), P("data")))
+        sharding = NamedSharding(self.mesh, P("data"))
+        with jax.transfer_guard("allow"):
+            return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def _spread(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    with jax.transfer_guard("allow"):  # it is a transfer in words, but JAX does not count it as one
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def make_layout(
     config: BertConfig, parallel: str = "jit", model: int = 1, shard_parameters: bool = False, devices: Any = None
 ) -> Layout:
-    """The layout over all devices (of every process), `model` of them for each shard of a batch.
+    """The layout over all devices, of every process, `model` of them for each shard of a batch.
 
     Raises `UserError` where `model` divides neither the devices nor the network.
     """
@@ -141,17 +175,22 @@ class Trainer:
         """The examples, on every device."""
         return self._on_each(data) if self.layout.pmap else self.layout.put(data)
 
+    def place_own(self, data: TokenSet) -> TokenSet:
+        """The examples of each of the layout's `own_shards`, along a leading axis, on the devices of that shard."""
+        return self.layout.put_own(data)
+
     def key(self, seed: int) -> jax.Array:
-        """A random key of this seed, on every device."""
+        """A random key of this seed, on every device; with pmap, which would copy a key in every call, its words."""
         words = np.asarray(jax.random.key_data(jax.random.key(seed)))
-        return jax.random.wrap_key_data(self._on_each(words) if self.layout.pmap else self.layout.put(words))
+        return self._on_each(words) if self.layout.pmap else jax.random.wrap_key_data(self.layout.put(words))
 
     def place_plan(self, plan: Plan, count: int) -> tuple[Plan, jax.Array]:
         """What a dispatch needs beside state, examples and key; `plan` has axes as in `train_steps`."""
         if self.layout.pmap:
-            divided = Plan(*(np.moveaxis(array, 2, 0)[:, :, :, None] for array in plan))
-            return self.layout.put(divided, P("data")), self._on_each(np.int32(count))
-        return jax.device_put(plan, self.layout.of_plan()), self.layout.put(np.int32(count))
+            own = self.layout.own_shards
+            divided = Plan(*(np.moveaxis(array, 2, 0)[own, :, :, None] for array in plan))
+            return self.layout.put_own(divided), self._on_each(np.int32(count))
+        return self.layout.put(plan, self.layout.of_plan().spec), self.layout.put(np.int32(count))
 
     def __call__(
         self, state: State, data: TokenSet, placed: tuple[Plan, jax.Array], key: jax.Array, num_rows: int
@@ -165,7 +204,12 @@ class Trainer:
         if num_rows not in self.compiled:
             make = functools.partial(train_steps, self._graphdef, self._optimizer, num_rows, self.row_length)
             if self.layout.pmap:
-                made = jax.pmap(make("data"), "data", donate_argnums=0, devices=list(self.layout.mesh.devices.flat))
+                made = jax.pmap(
+                    lambda *inputs: make("data")(*inputs[:-1], jax.random.wrap_key_data(inputs[-1])),
+                    "data",
+                    donate_argnums=0,
+                    devices=list(self.layout.mesh.devices.flat),
+                )
             else:
                 out = self.shardings, self.layout.everywhere()
                 made = jax.jit(make(), donate_argnums=0, out_shardings=out)
@@ -173,23 +217,27 @@ class Trainer:
         return self.compiled[num_rows]
 
     def context(self) -> contextlib.AbstractContextManager:
-        """The mesh, for kernels that must be told of it, where there is more than one device."""
-        alone = self.layout.pmap or self.layout.mesh.size == 1
-        return contextlib.nullcontext() if alone else jax.set_mesh(self.layout.mesh)
+        """The layout's, but for pmap, whose devices work apart."""
+        return contextlib.nullcontext() if self.layout.pmap else self.layout.context()
 
     def parameters(self, state: State) -> nnx.State:
-        """The parameters, whole, on every device (with pmap, the first)."""
-        return self._first(state.params) if self.layout.pmap else self._gather(state.params)
+        """The parameters, whole, on every device."""
+        return jax.tree.map(self._one, state.params) if self.layout.pmap else self._gather(state.params)
 
     def metrics(self, metrics: StepMetrics) -> StepMetrics:
         """A dispatch's metrics on the host: arrays (window,)."""
         return jax.device_get(self._first(metrics) if self.layout.pmap else metrics)
 
+    def _one(self, copies: jax.Array) -> jax.Array:
+        """Of a copy for each device, along a leading axis, an array that all devices hold whole."""
+        own = [shard.data[0] for shard in copies.addressable_shards]
+        return jax.make_array_from_single_device_arrays(copies.shape[1:], self.layout.everywhere(), own)
+
     def _first(self, tree: Any) -> Any:
         return jax.tree.map(lambda array: array.addressable_shards[0].data[0], tree)
 
     def _on_each(self, tree: Any) -> Any:
-        """A copy for each device, along a leading axis, as pmap takes and gives it."""
-        count = self.layout.shards
+        """A copy for each of this process's devices, along a leading axis, as pmap takes and gives it."""
+        count = len(self.layout.own_shards)
         spread = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[None], (count, *np.shape(x))), tree)
-        return jax.device_put(spread, NamedSharding(self.layout.mesh, P("data")))
+        return self.layout.put_own(spread)

@@ -17,15 +17,34 @@ PLAIN_SECONDS = 10.0
 
 
 class CompileClock:
-    """Seconds this process has spent tracing and compiling since the clock was made."""
+    """Programs this process has compiled, or found in the cache, since the clock was made; seconds of tracing too."""
 
     def __init__(self):
         self.seconds = 0.0
+        self.programs = self.cached = 0
         jax.monitoring.register_event_duration_secs_listener(self._add)
+        jax.monitoring.register_event_listener(self._count)
+
+    def figures(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return {
+            "compile_seconds": self.seconds,
+            "compiled_programs": self.programs - self.cached,
+            "cached_programs": self.cached,
+        }
+
+    def describe(self) -> str:
+        """In words."""
+        found = f" ({self.cached} of them found in the cache)" if self.cached else ""
+        return f"{self.programs} programs{found}, {self.seconds:.1f} s in all"
 
     def _add(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
             self.seconds += duration_secs
+            self.programs += event.endswith("/backend_compile_duration")
+
+    def _count(self, event: str, **_: Any) -> None:
+        self.cached += event == "/jax/compilation_cache/cache_hits"
 
 
 class Speed:

@@ -1,0 +1,71 @@
+"""The persistent compilation cache: what was compiled once need not be compiled by the next run."""
+
+import hashlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+from bert_jax.errors import UserError
+
+_MOST_BYTES = 4 * 2**30  # then what was used longest ago goes
+
+
+def use_cache() -> Path | None:
+    """Have JAX keep compiled programs in a private directory, and return it; call before anything compiles.
+
+    The directory is JAX_COMPILATION_CACHE_DIR, or bert_jax/compiled under XDG_CACHE_HOME or ~/.cache,
+    with a part for each kind of processor. Where none can be written, one warning says so and the
+    return is None, as it is with JAX_ENABLE_COMPILATION_CACHE=false. Raises `UserError` where others
+    could write there: the files hold machine code that will be run.
+    """
+    import jax
+
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    try:
+        directory = _private(_place())
+    except (OSError, RuntimeError) as error:  # no home directory is a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"warning: no compilation cache ({reason}); JAX_COMPILATION_CACHE_DIR can name one", file=sys.stderr)
+        # JAX has read the variable by itself, and would warn of every program.
+        jax.config.update("jax_compilation_cache_dir", None)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    return directory
+
+
+def _place() -> Path:
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # A relative one is to be ignored, says the XDG specification.
+    home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return home / "bert_jax" / "compiled"
+
+
+def _private(top: Path) -> Path:
+    """Make the directory and the part of it for this processor; `UserError` where others may write to them."""
+    directory = top / _processor()
+    for path in (top, directory):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid not in (os.geteuid(), 0):
+            raise UserError(
+                f"{path}: others can write to this compilation cache, which holds programs that will be run; "
+                f"chmod go-w it if it is yours, or name another by JAX_COMPILATION_CACHE_DIR"
+            )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(13, f"{directory} is not writable")
+    return directory
+
+
+def _processor() -> str:
+    """A name for the instructions this processor has: code compiled for more of them would crash on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{os.uname().machine}-{hashlib.sha256(flags.encode()).hexdigest()[:12]}"
