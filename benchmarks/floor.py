@@ -35,7 +35,8 @@ MODELS = {
 BANDWIDTH = 4.3e12  # bytes/s of a copy and FLOP/s of a large bfloat16 product, measured on an H200
 PRODUCT_RATE = 700e12
 EXAMPLES_A_ROW = 9.375  # as SST-2 packs into rows of 128: 1,200 examples in 128 rows
-CLOCKS = {"v5e": 1.5e9}
+# Cycles a second: the chip's stated bfloat16 rate over what a cycle of its matrix units computes.
+CLOCKS = {"v5e": 197e12 / (4 * 2 * 128**2), "v6e": 920e12 / (4 * 2 * 256**2)}
 H200 = Path(__file__).with_name("h200.txtpb")
 
 
