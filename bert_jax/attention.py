@@ -90,24 +90,23 @@ class Attention(nnx.Module):
         parts = (self.query, self.key, self.value)
         kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
         bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
-        projected = jnp.einsum("btd,dne->btne", x, kernel) + bias
-        query, key, value = jnp.moveaxis(projected.reshape(*x.shape[:2], 3, self.heads, self.head_size), 2, 0)
+        product = jnp.einsum("btd,dne->btne", x, kernel)
         segments = jnp.asarray(segment_ids)
         how = kernel_for(self.attention, x.shape[1], self.head_size)
         if how == "plain":
-            mixed = plain_attention(query, key, value, segments, words, self.rate)
+            apart = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
+            mixed = plain_attention(*jnp.moveaxis(apart, 2, 0), segments, words, self.rate)
         else:
-            mixed = _fused(query, key, value, segments, words, rate=self.rate, backend=how)
+            mixed = _fused(product, bias, segments, words, self.heads, rate=self.rate, backend=how)
         return self.output(mixed.reshape(x.shape))
 
 
-def _fused(query, key, value, segment_ids, words, **settings) -> Array:
+def _fused(qkv, biases, segment_ids, words, heads: int, **settings) -> Array:
     """The fused kernel, on each device's rows and heads where there is a mesh."""
-    rows, length, heads, _ = query.shape
+    rows, length = segment_ids.shape
     first = places((rows, heads)) * jnp.uint32(length * length)
     run = functools.partial(fused_attention, **settings)
     if not jax.sharding.get_abstract_mesh().empty:
-        arrays = P("data", None, "model", None)
-        specs = (arrays, arrays, arrays, P("data", None), P("data", "model"), P())
-        run = jax.shard_map(run, in_specs=specs, out_specs=arrays, check_vma=False)
-    return run(query, key, value, segment_ids, first, words)
+        specs = (P("data", None, None, "model"), P(None, "model"), P("data", None), P("data", "model"), P())
+        run = jax.shard_map(run, in_specs=specs, out_specs=P("data", None, "model"), check_vma=False)
+    return run(qkv, biases, segment_ids, first, words)

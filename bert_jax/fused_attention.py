@@ -3,8 +3,9 @@
 Library kernels have no dropout, or bits nobody else can draw. This one drops what the plain formula
 drops by `dropout.kept`: both ways, on every backend and however rows and heads are sharded.
 
-One program holds the queries of one block and walks over the blocks of keys. Heads lie side by side
-in a "B T HK" array, as the projections leave them, and a program reads its own: nothing is transposed.
+One program holds the queries of one block and walks over the blocks of keys. It reads its heads of
+query, key and value where one product left them, and leaves their gradients where the next two
+products want them, in one "B T 3 HK" array each: nothing is transposed or copied.
 """
 
 import functools
@@ -40,9 +41,8 @@ class _Plan(NamedTuple):
 class _Inputs(NamedTuple):
     """What a program reads: first arrays, then the references to its part of them; None is absent."""
 
-    query: Any
-    key: Any
-    value: Any
+    parts: Any  # query, key, value without their biases
+    biases: Any
     segments: Any
     spans: Any = None
     places: Any = None
@@ -61,8 +61,9 @@ def _limit(backend: str) -> int:
     return 512 if backend == "mosaic" else 65536
 
 
-def _plan(query: Array, rate: float, backend: Backend) -> _Plan:
-    _, length, heads, size = query.shape
+def _plan(qkv: Array, heads: int, rate: float, backend: Backend) -> _Plan:
+    _, length, _, width = qkv.shape
+    size = width // heads
     if not takes(length, size, backend):
         able = f"T of 16, 32 .. {_limit(backend)} and K of 16, 32, 64 or 128"
         raise ValueError(f"fused attention ({backend}) takes {able}, not T={length} and K={size}")
@@ -72,10 +73,15 @@ def _plan(query: Array, rate: float, backend: Backend) -> _Plan:
     else:
         # Triton's tiles are powers of two, and larger ones spill registers; but a row of 128 in one
         # tile spills little, and its scores and bits are computed once a pass, not twice.
-        large = length == 128 and query.dtype.itemsize == 2 and size <= 64
+        large = length == 128 and qkv.dtype.itemsize == 2 and size <= 64
         block = 128 if large else min(length & -length, 64)
         together = 1 if backend == "triton" else 128 // size
     return _Plan(length, size, block, length // block, heads if heads % together else together, rate, backend)
+
+
+def _part(seen: _Inputs, i: int, place, lanes):
+    """Queries (0), keys (1) or values (2) at a place in the row, of one head."""
+    return seen.parts[i][place, lanes] + seen.biases[i, lanes]
 
 
 def _dot(a, b, contract_a: int, contract_b: int):
@@ -119,15 +125,15 @@ def _program(kernel, plan: _Plan, seen: _Inputs, *outputs):
 
 def _forward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, out, *normalizer):
     """Mix values for query block n."""
-    query = seen.query[pl.ds(n * plan.block, plan.block), lanes]
+    query = _part(seen, 0, pl.ds(n * plan.block, plan.block), lanes)
 
     def step(j, carry):
         before, total, mixed = carry
         columns = pl.ds(j * plan.block, plan.block)
-        scores = _scores(plan, query, seen.key[columns, lanes], seen.segments, n, j)
+        scores = _scores(plan, query, _part(seen, 1, columns, lanes), seen.segments, n, j)
         largest = jnp.maximum(before, scores.max(1, keepdims=True))
         weights, shrink = jnp.exp(scores - largest), jnp.exp(before - largest)
-        more = _dot(draw(n, j)(weights).astype(query.dtype), seen.value[columns, lanes], 1, 0)
+        more = _dot(draw(n, j)(weights).astype(query.dtype), _part(seen, 2, columns, lanes), 1, 0)
         return largest, total * shrink + weights.sum(1, keepdims=True), mixed * shrink + more
 
     starts = ((1, -jnp.inf), (1, 0), (plan.size, 0))
@@ -144,9 +150,10 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
     def tile(i, j):
         """The dropped weights, the gradients of the scores, and what both are multiplied with."""
         rows, columns = (pl.ds(b * plan.block, plan.block) for b in (i, j))
-        query, key, d_out = seen.query[rows, lanes], seen.key[columns, lanes], seen.d_out[rows, lanes]
+        query, key, value = (_part(seen, i, place, lanes) for i, place in enumerate((rows, columns, columns)))
+        d_out = seen.d_out[rows, lanes]
         scores, drop = _scores(plan, query, key, seen.segments, i, j), draw(i, j)
-        d_weights = drop(_dot(d_out, seen.value[columns, lanes], 1, 1))
+        d_weights = drop(_dot(d_out, value, 1, 1))
         if plan.blocks == 1:
             weights = jnp.exp(scores - scores.max(1, keepdims=True))
             weights /= weights.sum(1, keepdims=True)
@@ -173,8 +180,9 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
         zeros = jnp.zeros((plan.block, plan.size), jnp.float32)
         for_key_value = _over_blocks(plan, seen, n, along_queries, (zeros, zeros))
         results = (_over_blocks(plan, seen, n, along_keys, zeros), *for_key_value)
-    for gradient, result in zip(gradients, results, strict=True):
-        gradient[:, lanes] = result.astype(gradient.dtype)
+    for i, result in enumerate(results):
+        gradient, place = (gradients[0], (slice(None), i)) if len(gradients) == 1 else (gradients[i], (slice(None),))
+        gradient[*place, lanes] = result.astype(gradient.dtype)
 
 
 def _spans(plan: _Plan, segments: Int[Array, "B 1 T"]) -> Int[Array, "B _ 2"]:
@@ -186,22 +194,38 @@ def _spans(plan: _Plan, segments: Int[Array, "B 1 T"]) -> Int[Array, "B _ 2"]:
     return jnp.stack([meet.argmax(2), plan.blocks - meet[:, :, ::-1].argmax(2)], 2).astype(jnp.int32)
 
 
-def _call(plan: _Plan, kernel, inputs: _Inputs, outputs: int):
-    """Run `kernel` for every row, group of heads and block; `outputs` arrays are like the query."""
-    rows, length, width = inputs.query.shape
+def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs):
+    """Run `kernel` for every row, group of heads and block; the gradients are one array, or one each."""
+    rows, length, _, width = qkv.shape
     group, heads = plan.heads * plan.size, width // plan.size
+    groups = heads // plan.heads
+    row = pl.BlockSpec((None, length, group), lambda b, h, n: (b, 0, h))
+    out_specs = [pl.BlockSpec((None, plan.block, group), lambda b, h, n: (b, n, h))]
+    out_shape = [jax.ShapeDtypeStruct((rows, length, width), qkv.dtype)]
+    if apart := plan.backend == "mosaic":  # a TPU's tiles would pad an axis of 3
+        parts = [qkv[:, :, i] for i in range(3)]
+        part_specs = [row] * 3
+    else:
+        parts = [qkv.reshape(rows, length, 3 * width)] * 3
+        starts = (0, groups, 2 * groups)
+        part_specs = [pl.BlockSpec((None, length, group), lambda b, h, n, i=i: (b, 0, i + h)) for i in starts]
+    if kernel is _backward_kernel:
+        if apart:
+            out_specs, out_shape = out_specs * 3, out_shape * 3
+        else:
+            out_specs = [pl.BlockSpec((None, plan.block, 3, group), lambda b, h, n: (b, n, 0, h))]
+            out_shape = [jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)]
+    elif plan.blocks > 1:
+        out_specs.append(pl.BlockSpec((None, plan.heads, plan.block, 1), lambda b, h, n: (b, h, n, 0)))
+        out_shape.append(jax.ShapeDtypeStruct((rows, heads, length, 1), jnp.float32))
     # The TPU's compiler wants single numbers in their own memory.
     scalars = functools.partial(pl.BlockSpec, memory_space=tpu.SMEM if plan.backend == "mosaic" else None)
-    row = pl.BlockSpec((None, length, group), lambda b, h, n: (b, 0, h))
     segments, spans = (pl.BlockSpec((None, *x), lambda b, h, n: (b, 0, 0)) for x in ((1, length), (plan.blocks, 2)))
     dropout = scalars((None, 1, heads), lambda b, h, n: (b, 0, 0)), scalars((2,), lambda b, h, n: (0,))
     normalizer = pl.BlockSpec((None, plan.heads, length, 1), lambda b, h, n: (b, h, 0, 0))
-    specs = _Inputs(row, row, row, segments, spans, *dropout, row, normalizer, row)
-    out_specs = [pl.BlockSpec((None, plan.block, group), lambda b, h, n: (b, n, h))] * outputs
-    out_shape = [jax.ShapeDtypeStruct(inputs.query.shape, inputs.query.dtype)] * outputs
-    if plan.blocks > 1 and kernel is _forward_kernel:
-        out_specs.append(pl.BlockSpec((None, plan.heads, plan.block, 1), lambda b, h, n: (b, h, n, 0)))
-        out_shape.append(jax.ShapeDtypeStruct((rows, heads, length, 1), jnp.float32))
+    biases = pl.BlockSpec((3, group), lambda b, h, n: (0, h))
+    specs = _Inputs(part_specs, biases, segments, spans, *dropout, row, normalizer, row)
+    inputs = inputs._replace(parts=parts)
     gpu = triton.CompilerParams(num_warps=8 if plan.block == 128 else 4, num_stages=2)
     return pl.pallas_call(
         functools.partial(_program, kernel, plan),
@@ -215,34 +239,38 @@ def _call(plan: _Plan, kernel, inputs: _Inputs, outputs: int):
     )(inputs)
 
 
-def _forward(plan: _Plan, inputs: _Inputs):
-    out, *normalizer = _call(plan, _forward_kernel, inputs, outputs=1)
+def _forward(plan: _Plan, qkv, biases, inputs: _Inputs):
+    inputs = inputs._replace(biases=biases)
+    out, *normalizer = _call(plan, _forward_kernel, qkv, inputs)
     # A row in one tile is normalized again by itself: nothing is saved.
-    return out, inputs._replace(out=out, normalizer=normalizer[0]) if normalizer else inputs
+    return out, (qkv, inputs._replace(out=out, normalizer=normalizer[0]) if normalizer else inputs)
 
 
-def _backward(plan: _Plan, saved: _Inputs, d_out):
-    d_query, d_key, d_value = _call(plan, _backward_kernel, saved._replace(d_out=d_out), outputs=3)
-    return (_Inputs(d_query, d_key, d_value, segments=None),)
+def _backward(plan: _Plan, saved, d_out):
+    qkv, inputs = saved
+    gradients = _call(plan, _backward_kernel, qkv, inputs._replace(d_out=d_out))
+    d_qkv = gradients[0] if len(gradients) == 1 else jnp.stack(gradients, axis=2)
+    return d_qkv, d_qkv.sum((0, 1), dtype=jnp.float32).astype(d_qkv.dtype), None
 
 
-_attention = jax.custom_vjp(lambda plan, inputs: _forward(plan, inputs)[0], nondiff_argnums=(0,))
+_attention = jax.custom_vjp(lambda *args: _forward(*args)[0], nondiff_argnums=(0,))
 _attention.defvjp(_forward, _backward)
 
 
 def fused_attention(
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B T H K"],
-    value: Float[Array, "B T H K"],
+    qkv: Float[Array, "B T 3 HK"],
+    biases: Float[Array, "3 HK"],
     segment_ids: Int[Array, "B T"],
     places: UInt32[Array, "B H"],
     words: UInt32[Array, "2"] | None = None,
     *,
     rate: float,
     backend: Backend,
-) -> Float[Array, "B T H K"]:
+) -> Float[Array, "B T HK"]:
     """softmax(query key / sqrt(K)) value among tokens of equal segments, in one kernel each way.
 
+    The three are `qkv + biases`, added in the kernel: the sum is never in memory. Their gradients sum over
+    rows and tokens in float32.
     Scores, softmax and sums are float32; weights take the dtype of the inputs before they multiply
     the values. With `words`, weights are dropped where `dropout.kept` says so; `places` holds the
     place of each head's first score among all scores, (b H + h) T T modulo 2^32, so that shards
@@ -251,10 +279,9 @@ def fused_attention(
     Raises: ValueError if T is no multiple of 16, over 512 for "mosaic", or K not 16, 32, 64 or 128.
     Source: FlashAttention-2, algorithms 1 and 2.
     """
-    plan = _plan(query, rate, backend)
+    plan = _plan(qkv, places.shape[1], rate, backend)
     segments = segment_ids.astype(jnp.int32)[:, None]
-    flat = (x.reshape(*x.shape[:2], -1) for x in (query, key, value))
-    inputs = _Inputs(*flat, segments=segments, spans=_spans(plan, segments) if plan.blocks > 1 else None)
+    inputs = _Inputs(None, None, segments, _spans(plan, segments) if plan.blocks > 1 else None)
     if words is not None and rate > 0:
         inputs = inputs._replace(places=places[:, None], words=words)
-    return jnp.reshape(_attention(plan, inputs), query.shape)
+    return _attention(plan, qkv, biases, inputs)
