@@ -9,6 +9,7 @@ from pathlib import Path
 from bert_jax.errors import UserError
 
 _MOST_BYTES = 4 * 2**30  # then what was used longest ago goes
+_LEAST_SECONDS = 0.1  # of compiling; what takes less is not worth a file
 
 
 def use_cache() -> Path | None:
@@ -33,6 +34,7 @@ def use_cache() -> Path | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
     return directory
 
 

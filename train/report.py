@@ -160,4 +160,4 @@ def closing_table(console: Console, labels: Sequence[str], results: dict[str, Me
         confusion.add_row(label, *(f"{count:,}" for count in row))
     console.print(confusion)
     for name, value in facts.items():
-        console.print(f"{name:<18} {value}")
+        console.print(f"{name:<18} {value}", soft_wrap=True)
