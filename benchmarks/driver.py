@@ -1,9 +1,11 @@
 """Worker processes, kept warm and asked one at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,11 +30,17 @@ class Failed(Exception):
 
 
 class Worker:
-    """One contender's process, started at once. Raises `Failed` where it does not come up."""
+    """One contender's process, started at once. Raises `Failed` where it does not come up.
 
-    def __init__(self, entry: Entry, directory: Path, log: IO[bytes]):
+    With `wait=False` it comes up by itself meanwhile, and `ready` has to be called before anything is asked.
+    """
+
+    def __init__(self, entry: Entry, directory: Path, log: IO[bytes], *, wait: bool = True):
         self.entry, self.peak_memory, self.notes = entry, 0, []
+        self.versions: dict[str, str] = {}
         self.started = time.monotonic()
+        self._timer: threading.Timer | None = None
+        self._late = 0.0
         command = [entry.python, "-m", "benchmarks.worker", entry.kind, entry.argument, str(directory)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         try:
@@ -41,8 +49,15 @@ class Worker:
             )
         except OSError as error:
             raise Failed(f"{entry.python}: {error.strerror}") from None
+        if wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Wait until it has come up, unless that is so already; what it runs on is then in `versions`."""
+        if self.versions:
+            return
         try:
-            self.versions: dict[str, str] = self._answer()["result"]
+            self.versions = self._answer()["result"]
         except Failed:
             self.close()
             raise
@@ -65,19 +80,46 @@ class Worker:
         self.peak_memory, self.notes = found["peak_memory"], found["notes"]
         return found["result"], found["seconds"]
 
+    def limit(self, seconds: float) -> None:
+        """Have the process killed in so many seconds, which fails what it is asked for; the last limit counts."""
+
+        def end() -> None:
+            self._late = seconds
+            self._process.kill()
+
+        self._lift()
+        self._timer = threading.Timer(seconds, end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self.close()
+
     def close(self) -> None:
         """End the process."""
         if self._process.stdin:
-            self._process.stdin.close()
+            # What it was asked last may not have reached it.
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         self._process.wait()
+        self._lift()
         if self._process.stdout:
             self._process.stdout.close()
+
+    def _lift(self) -> None:
+        if self._timer:
+            self._timer.cancel()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise Failed(f"its process ended with code {self._process.wait()}")
+            code = self._process.wait()
+            raise Failed(
+                f"took longer than {self._late:.0f} s" if self._late else f"its process ended with code {code}"
+            )
         found = json.loads(line)
         if "error" in found:
             raise Failed(found["error"])

@@ -43,27 +43,29 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
         labels = {"train": [labels["train"][i] for i in order]}
     for name in {"train", "dev"} & set(splits):
         tokens = tokenizer([row.text for row in splits[name].rows], max_length=settings["max_length"])
-        _write_examples(directory / f"{name}.npz", tokens, labels[name])
-    facts = {**_facts(start.config), "source": source.location.origin, **settings}
+        write_examples(directory / f"{name}.npz", tokens, labels[name])
+    known = {**facts(start.config), "source": source.location.origin, **settings}
     if not sentences:
-        facts |= _schedule(settings, len(labels["train"]))
-    (directory / "job.json").write_text(json.dumps(facts), encoding="utf-8")
+        known |= schedule(settings, len(labels["train"]))
+    (directory / "job.json").write_text(json.dumps(known), encoding="utf-8")
     return Job(directory)
 
 
-def _write_examples(path: Path, tokens: Sequence[Tokens], labels: Sequence[int]) -> None:
+def write_examples(path: Path, tokens: Sequence[Tokens], labels: Sequence[int]) -> None:
+    """Write a split as `workload.Job.examples` reads it."""
     ids = np.concatenate([example.input_ids for example in tokens])
     lengths = np.array([len(example.input_ids) for example in tokens], np.int64)
     np.savez(path, ids=ids, lengths=lengths, labels=np.array(labels, np.int64))
 
 
-def _schedule(settings: dict[str, Any], count: int) -> dict[str, int]:
+def schedule(settings: dict[str, Any], count: int) -> dict[str, int]:
     """Steps of the learning rate's schedule: through the examples asked for, or all of them, once."""
     steps = -(-min(count, settings["train_examples"] or count) // settings["batch_size"])
     return {"schedule_steps": steps, "warmup_steps": round(settings["warmup"] * steps)}
 
 
-def _facts(config: BertConfig) -> dict[str, Any]:
+def facts(config: BertConfig) -> dict[str, Any]:
+    """What contenders and the arithmetic must know of the network."""
     return {
         "num_labels": len(config.labels),
         "num_layers": config.num_hidden_layers,

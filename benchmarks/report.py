@@ -44,12 +44,17 @@ def run(command: str, settings: dict[str, Any], pool: Pool, cases: Mapping[str, 
     """The JSON of a whole run."""
     return {
         "command": command,
-        "machine": {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": machine(),
         "settings": settings,
         "versions": pool.versions,
         "cases": dict(cases),
         "not_run": pool.absent,
     }
+
+
+def machine() -> dict[str, Any]:
+    """What it runs on, for the JSON."""
+    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
 
 
 def show(found: Mapping[str, Any]) -> None:

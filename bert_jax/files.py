@@ -36,6 +36,21 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
+def read_lines(path: Path, newline: str = "") -> Iterator[str]:
+    """The lines of a UTF-8 text file with their ends, one at a time; raises as `read_text` does.
+
+    They end where `newline` says, as in `open`.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            yield from file
+    except UnicodeDecodeError:
+        read_text(path)  # this one was told of a part of the file; that one counts bytes from the start
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; `UserError` with line and column where it is not one."""
     try:

@@ -1,16 +1,16 @@
 """Files of labelled texts to examples, with every fault named by file and line."""
 
 import csv
-import io
 import json
 import math
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
-from bert_jax.files import read_text
+from bert_jax.files import read_lines
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "document", "tweet")
 LABEL_COLUMNS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
@@ -21,9 +21,9 @@ _ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
 class Row(NamedTuple):
-    """One usable row: where it stands ("FILE: line 7"), its text, its label as written."""
+    """One usable row: its line (in parquet, row) in the file, its text, its label as written."""
 
-    place: str
+    number: int
     text: str
     label: int | str
 
@@ -34,6 +34,10 @@ class Split(NamedTuple):
     path: Path
     rows: list[Row]
     skipped: int
+
+    def place(self, number: int) -> str:
+        """Where the row of this number stands: "FILE: line 7"."""
+        return f"{self.path}: {'row' if self.path.suffix.lower() == '.parquet' else 'line'} {number}"
 
 
 def read_splits(
@@ -71,9 +75,9 @@ def read_file(path: Path, text_column: str | None, label_column: str | None, ski
     if ending not in _ENDINGS:
         raise UserError(f"{path}: unknown kind of file; expected one of {' '.join(_ENDINGS)}")
     records = {".jsonl": _jsonl, ".parquet": _parquet}.get(ending, _delimited)(path)
-    rows, skipped = [], 0
+    split, skipped = Split(path, [], 0), 0
     names: tuple[str, str] | None = None
-    for place, record in records:
+    for number, record in records:
         if names is None or not all(name in record for name in names):
             names = (
                 _column(path, list(record), text_column, TEXT_COLUMNS, "text"),
@@ -82,12 +86,13 @@ def read_file(path: Path, text_column: str | None, label_column: str | None, ski
         text, label = record[names[0]], record[names[1]]
         problem = _problem(names, text, label)
         if problem is None:
-            rows.append(Row(place, text, label))
+            # A million rows hold few labels: one string for each of these.
+            split.rows.append(Row(number, text, sys.intern(label) if isinstance(label, str) else label))
         elif skip_bad:
             skipped += 1
         else:
-            raise UserError(f"{place}: {problem}; mend the row or pass --skip-bad")
-    return Split(path, rows, skipped)
+            raise UserError(f"{split.place(number)}: {problem}; mend the row or pass --skip-bad")
+    return split._replace(skipped=skipped)
 
 
 def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, list[int]]]:
@@ -105,9 +110,11 @@ def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tupl
     if None in numbers or (names and all(str(row.label) in names for row in rows)):
         names = tuple(names) or tuple(sorted({str(row.label) for row in known}))
         place = {name: i for i, name in enumerate(names)}
-        for row in rows:
-            if str(row.label) not in place:
-                raise UserError(f"{row.place}: label {row.label!r} is unknown; expected one of {', '.join(names)}")
+        for split in splits.values():
+            for row in split.rows:
+                if str(row.label) not in place:
+                    expected = f"expected one of {', '.join(names)}"
+                    raise UserError(f"{split.place(row.number)}: label {row.label!r} is unknown; {expected}")
         ids = {name: [place[str(row.label)] for row in split.rows] for name, split in splits.items()}
     else:
         ids = {name: [int(row.label) for row in split.rows] for name, split in splits.items()}
@@ -117,8 +124,8 @@ def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tupl
         for name, split in splits.items():
             for row, number in zip(split.rows, ids[name], strict=True):
                 if not 0 <= number < len(names):
-                    last = len(names) - 1
-                    raise UserError(f"{row.place}: label {row.label} is out of range; expected 0 to {last}")
+                    expected = f"expected 0 to {len(names) - 1}"
+                    raise UserError(f"{split.place(row.number)}: label {row.label} is out of range; {expected}")
     if len(names) < 2:
         raise UserError(f"{train.path}: all rows have the label {''.join(names)}; a classifier needs two or more")
     return tuple(names), ids
@@ -191,14 +198,13 @@ def _as_integer(label: int | str) -> int | None:
         return None
 
 
-def _delimited(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = read_text(path)
+def _delimited(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(1 << 30)
     # Tab-separated corpora (GLUE's among them) hold bare quotes, so only csv is read with quoting.
     if path.suffix.lower() == ".tsv":
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+        reader = csv.reader(read_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
     else:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(read_lines(path), strict=True)
     header: list[str] | None = None
     start = 1
     try:
@@ -211,26 +217,26 @@ def _delimited(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             if len(cells) != len(header):
                 raise UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
-            yield f"{path}: line {line}", dict(zip(header, cells, strict=True))
+            yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}: line {start}: {error}") from None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path, "\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line.removesuffix("\n"))
         except (json.JSONDecodeError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
             raise UserError(f"{path}: line {number}: bad JSON: {reason}") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}: line {number}: expected a JSON object")
-        yield f"{path}: line {number}", record
+        yield number, record
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import datasets
 
     try:
@@ -238,4 +244,4 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except Exception as error:
         raise UserError(f"{path}: not a sound parquet file: {str(error).splitlines()[0]}") from None
     for number, record in enumerate(table, 1):
-        yield f"{path}: row {number}", dict(record)
+        yield number, dict(record)

@@ -1,5 +1,7 @@
 """Everything before the first step that needs no accelerator: read, check, tokenise."""
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,24 +57,28 @@ def prepare(config: TrainConfig) -> Prepared:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     start, new = with_classifier(start, names, config.seed)
     tokenizer = Tokenizer.load(source.location.directory)
-    tokens = {
-        name: tokenizer([row.text for row in split.rows], max_length=config.max_length)
-        for name, split in splits.items()
-    }
+    cut: Counter[str] = Counter()
+
+    def tokens(name: str) -> Iterator[Tokens]:
+        for example in tokenizer.stream((row.text for row in splits[name].rows), max_length=config.max_length):
+            cut[name] += example.truncated
+            yield example
+
+    data = TokenSet.of(tokens("train"), ids["train"])
+    evaluated = {name: (list(tokens(name)), ids[name]) for name in splits if name != "train"}
     notes = [conversion.describe(source)]
     if new:
         notes.append(f"new      {', '.join(new)} (normal, {start.config.initializer_range}, seed {config.seed})")
     for name, split in splits.items():
-        cut = sum(example.truncated for example in tokens[name])
         notes.append(
             f"{name:<8} {len(split.rows):,} examples from {split.path}"
-            + (f", {cut:,} cut to {config.max_length} tokens" if cut else "")
+            + (f", {cut[name]:,} cut to {config.max_length} tokens" if cut[name] else "")
             + (f", {split.skipped:,} bad rows skipped" if split.skipped else "")
         )
     return Prepared(
         start,
-        TokenSet.of(tokens["train"], ids["train"]),
-        {name: (tokens[name], ids[name]) for name in splits if name != "train"},
+        data,
+        evaluated,
         sorted({split.path for split in splits.values()}),
         {name: len(split.rows) for name, split in splits.items()},
         notes,

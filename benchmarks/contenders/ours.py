@@ -1,4 +1,4 @@
-"""bert_jax: packed rows, or for the case of equal shapes one example in a row of 128.
+"""bert_jax: packed rows, or for the case of equal shapes one example in a row.
 
 All that the benchmark knows of `train`'s interface is here.
 """
@@ -6,10 +6,14 @@ All that the benchmark knows of `train`'s interface is here.
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import bert_jax
 from bert_jax import checkpoint
+from bert_jax.attention import kernel_for
+from bert_jax.config import BertConfig
+from bert_jax.heads import SequenceClassifier
 from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
@@ -21,24 +25,33 @@ from ..workload import Examples, Job
 
 
 class Contender:
-    """Trains as `train.loop` does. `argument` is `packed`, or the row length for one example a row."""
+    """Trains as `train.loop` does. `argument` is `packed`, or the row length for one example a row.
+
+    `packed-T` packs into rows of T tokens instead of a length chosen by what is left over. Of the
+    job's settings, `dtype` and `attention` are optional, and `one_shape` keeps to one shape of the step.
+    """
 
     def __init__(self, job: Job, argument: str):
         self.notes: list[str] = []
         settings = job.settings
+        how, _, row_length = argument.partition("-")
         self._dev, self._num_labels = job.examples("dev"), settings["num_labels"]
         train = job.examples("train")
         self.batches = Batches(
             TokenSet.of(tokens_of(train), train.labels.tolist()),
             batch_size=settings["batch_size"],
             seed=settings["seed"],
-            packed=argument == "packed",
+            packed=how == "packed",
             window=1 if jax.default_backend() == "cpu" else 16,
+            multiple=8 if jax.default_backend() == "cpu" else 64,
         )
-        if argument != "packed":
-            self.batches.shapes = Shapes(int(argument), (settings["batch_size"],))
-        start = checkpoint.read(job.native)
-        graphdef, self._params = nnx.split(build_classifier(start.config, start.tensors))
+        if how != "packed":
+            self.batches.shapes = Shapes(int(how), (settings["batch_size"],))
+        elif settings.get("one_shape") or row_length:
+            self.batches.shapes = fullest(self.batches, int(row_length or self.batches.shapes.row_length))
+        model = classifier(job)
+        self._attention, self._head_size = settings.get("attention", "auto"), model.config.head_size
+        graphdef, self._params = nnx.split(model)
         self._optimizer = fine_tuning(
             settings["learning_rate"],
             steps=settings["schedule_steps"],
@@ -46,7 +59,7 @@ class Contender:
             weight_decay=settings["weight_decay"],
             clip_norm=settings["clip_norm"],
         )
-        layout = make_layout(start.config)
+        layout = make_layout(model.config)
         self._trainer = Trainer(layout, graphdef, self._optimizer, self._params, self.batches.shapes.row_length)
         self._apply = make_apply(graphdef)
         self._key, self._data = self._trainer.key(settings["seed"]), self._trainer.place(self.batches.data)
@@ -64,7 +77,9 @@ class Contender:
             seen.setdefault(self.batches.plan(step, count)[1], (step, count))
         for step, count in seen.values():
             self.train(step, count)
-        self.notes = [f"rows of {self.batches.shapes.row_length}, {len(seen)} shapes of the step"]
+        length = self.batches.shapes.row_length
+        kernel = kernel_for(self._attention, length, self._head_size)
+        self.notes = [f"rows of {length}, {len(seen)} shapes of the step, {kernel} attention"]
 
     def train(self, first: int, steps: int) -> int:
         """Take these steps to their end; returns the tokens computed, padding included."""
@@ -85,12 +100,34 @@ class Contender:
             yield step, count
             step += count
 
+    def device_memory(self) -> int:
+        """Most bytes of the device's memory held at once, where it keeps count."""
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
     def logits(self, count: int) -> list[list[float]]:
         """Of the first `count` dev examples, without dropout."""
         found = packed_logits(
             lambda rows: self._apply(self._state.params, rows), tokens_of(self._dev)[:count], self._num_labels
         )
         return found.tolist()
+
+
+def classifier(job: Job) -> SequenceClassifier:
+    """The job's checkpoint as a model, or where it has none, one drawn from the seed."""
+    settings = job.settings
+    dtype, attention = settings.get("dtype", "float32"), settings.get("attention", "auto")
+    if job.native.is_dir():
+        start = checkpoint.read(job.native)
+        return build_classifier(start.config, start.tensors, dtype, attention=attention)
+    config, rngs = BertConfig.from_dict(settings["config"]), nnx.Rngs(settings["seed"])
+    return SequenceClassifier(config, dtype=jnp.dtype(dtype), attention=attention, rngs=rngs)
+
+
+def fullest(batches: Batches, row_length: int) -> Shapes:
+    """The one shape that takes every step of the first epoch: the largest, so what it computes is no less."""
+    batches.shapes = Shapes(row_length, ())
+    starts = range(0, batches.steps_per_epoch, batches.window)
+    return Shapes(row_length, (max(batches.plan(first, batches.window_at(first))[1] for first in starts),))
 
 
 def tokens_of(examples: Examples) -> list[Tokens]:

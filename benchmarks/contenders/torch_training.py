@@ -10,7 +10,11 @@ from ..workload import Job, learning_rate
 
 
 class Contender:
-    """`argument` is a layout of `Examples.batches`, with `-compiled` for torch.compile."""
+    """`argument` is a layout of `Examples.batches`, with `-compiled` for torch.compile.
+
+    With the job's optional `dtype` of bfloat16 the forward pass is autocast; parameters stay float32.
+    A GPU's float32 products are TF32, as JAX's are.
+    """
 
     def __init__(self, job: Job, argument: str):
         self.notes: list[str] = []
@@ -18,10 +22,12 @@ class Contender:
         self._layout, _, compiled = argument.partition("-")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(self._settings["seed"])
-        model: Any = transformers.BertForSequenceClassification.from_pretrained(
-            job.huggingface, attn_implementation="sdpa", dtype=torch.float32
+        if self._device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        self._autocast = torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self._settings.get("dtype") == "bfloat16"
         )
-        self._model = model.to(self._device)
+        self._model = _classifier(job).to(self._device)
         self._start = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self._call = self._model
         if compiled:
@@ -54,6 +60,10 @@ class Contender:
         self._finish()
         return computed
 
+    def device_memory(self) -> int:
+        """Most bytes of the GPU's memory held at once."""
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else 0
+
     def logits(self, count: int) -> list[list[float]]:
         """Of the first `count` dev examples, without dropout."""
         self._model.eval()
@@ -69,7 +79,9 @@ class Contender:
         ids, mask, labels = (self._put(array) for array in self._train.padded(indices, length))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._settings, self._done)
-        self._call(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        with self._autocast:
+            loss = self._call(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self._settings["clip_norm"], foreach=True)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -77,11 +89,22 @@ class Contender:
         return ids.numel()
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        tensor = torch.from_numpy(array)
+        # From pinned memory the copy does not wait for the steps before it.
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
     def _finish(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _classifier(job: Job) -> Any:
+    """The job's checkpoint, or where it has none, a classifier of its config with weights as they come."""
+    kind: Any = transformers.BertForSequenceClassification
+    if job.huggingface.is_dir():
+        return kind.from_pretrained(job.huggingface, attn_implementation="sdpa", dtype=torch.float32)
+    config = transformers.BertConfig.from_dict(job.settings["config"])
+    return transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
 
 
 def versions() -> dict[str, str]:
