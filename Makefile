@@ -16,7 +16,7 @@ demo: $(VENV)/.library
 	@echo "== 2. parity: against transformers on torch in float64 (answers kept in tests/golden)"
 	$(BIN)/python -m convert.parity $(RUNS)/minilm --reference tests/golden/minilm.safetensors
 	@echo "== 3. train: on the bundled reviews"
-	$(BIN)/python -m train --model $(RUNS)/minilm --out $(RUNS)/demo --overwrite
+	$(BIN)/python -m train --model $(RUNS)/minilm --out $(RUNS)/demo --restart
 	@echo "== 4. use"
 	$(BIN)/python -m bert_jax --model $(RUNS)/demo/best \
 	  "I expected little and was delighted" "the soup was cold and so was the waiter"

@@ -72,7 +72,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         content = json.dumps(data, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
         content = json.dumps(data, indent=2).encode()
-    path.write_bytes(content + b"\n")
+    write_whole(path, content + b"\n")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -94,6 +94,25 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     safetensors.numpy.save_file(whole, path, metadata=dict(metadata))
     path.chmod(0o644)  # the library makes it private
+    with open(path, "r+b") as file:  # and puts the metadata into an order of its own each time
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) <= size:
+            file.seek(8)
+            file.write(content.ljust(size))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it holds what it held or all of `content`, even if the machine stops."""
+    scratch = path.with_name(f".{path.name}.new")
+    with open(scratch, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    sync(path.parent)
 
 
 @contextmanager
@@ -115,13 +134,13 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         scratch.chmod(0o755)
         yield scratch
         for file in scratch.rglob("*"):
-            _sync(file)
-        _sync(scratch)
+            sync(file)
+        sync(scratch)
         if path.exists():
             _exchange(scratch, path)
         else:
             scratch.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         # What is left under the scratch name is a failed attempt, or the directory replaced.
         shutil.rmtree(scratch, ignore_errors=True)
@@ -137,7 +156,8 @@ def check_new_directory(path: Path, *, overwrite: bool = False) -> None:
         raise UserError(f"{path}: exists; choose another directory or pass --overwrite")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

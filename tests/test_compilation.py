@@ -66,7 +66,7 @@ def test_the_place_can_be_named_or_the_cache_left_out(tmp_path):
 
 
 @pytest.mark.fault(60)
-def test_a_cache_that_others_can_write_to_is_refused(tmp_path):
+def test_60_a_cache_that_others_can_write_to_is_refused(tmp_path):
     directory = tmp_path / "cache"
     directory.mkdir()
     directory.chmod(0o777)
@@ -77,7 +77,7 @@ def test_a_cache_that_others_can_write_to_is_refused(tmp_path):
 
 
 @pytest.mark.fault(39)
-def test_without_a_place_to_write_a_run_goes_on_with_one_warning(tmp_path):
+def test_39_without_a_place_to_write_a_run_goes_on_with_one_warning(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for environment in ({"XDG_CACHE_HOME": str(tmp_path / "file")}, {"JAX_COMPILATION_CACHE_DIR": "/proc/nowhere"}):
         code, found, err = use(tmp_path, **environment)
@@ -89,7 +89,7 @@ def test_without_a_place_to_write_a_run_goes_on_with_one_warning(tmp_path):
 
 
 @pytest.mark.fault(39)
-def test_a_damaged_entry_is_compiled_again(tmp_path):
+def test_39_a_damaged_entry_is_compiled_again(tmp_path):
     use(tmp_path)
     for file in (tmp_path / ".cache").rglob("*-cache"):
         file.write_bytes(file.read_bytes()[:20])

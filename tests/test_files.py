@@ -294,6 +294,15 @@ def test_tensors_are_written_where_others_read_them(tmp_path):
         assert file.metadata() == {"format": "pt"}
 
 
+def test_the_same_tensors_and_metadata_give_the_same_file(tmp_path):
+    metadata = {name: name for name in "format source note a b c d e f".split()}
+    contents = set()
+    for number in range(8):  # the library would draw an order each time
+        write_tensors(tmp_path / str(number), ARRAYS, dict(reversed(metadata.items())) if number % 2 else metadata)
+        contents.add((tmp_path / str(number)).read_bytes())
+    assert len(contents) == 1
+
+
 def test_no_tensors_or_no_metadata_are_fine(tmp_path):
     write_tensors(tmp_path / "a.safetensors", {}, {"x": "1"})
     assert read_tensors(tmp_path / "a.safetensors") == ({}, {"x": "1"})

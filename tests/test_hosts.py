@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -143,3 +144,34 @@ def test_without_a_cluster_joining_is_refused(train, tmp_path):
     [(code, _, err)] = together([[*train, "--distributed", "--out", str(tmp_path / "run")]])
     assert code == 2
     assert "--distributed found no Slurm, Kubernetes, Open MPI or TPU job to join" in err.splitlines()[-1]
+
+
+@pytest.mark.fault(47)
+def test_47_a_signal_to_one_process_stops_all_at_the_same_step_and_both_go_on(train, tmp_path):
+    where, log = address(), tmp_path / "run" / "metrics.jsonl"
+    long = [*train, "--epochs", "200", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen([*long, *joining(where)[i]], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    try:
+        deadline = time.monotonic() + 120
+        while not log.exists() or log.stat().st_size == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started[1].terminate()
+        first, _ = [process.communicate(timeout=60)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [143, 143]
+    step = int(first.split("SIGTERM: saved at step ")[1].split(";")[0])
+    assert step < 7 * 200
+    where = address()
+    epochs = str(step // 7 + 1)
+    both = together([[*long, "--epochs", epochs, *joining(where)[i]] for i in range(2)])
+    assert [code for code, _, _ in both] == [0, 0], both[0][2] + both[1][2]
+    assert f"resumed  at step {step} of {7 * int(epochs)}" in both[0][1]
+    steps = [json.loads(line)["step"] for line in log.open() if "grad_norm" in line]
+    assert steps == list(range(1, 7 * int(epochs) + 1))

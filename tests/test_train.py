@@ -515,16 +515,6 @@ def test_no_pooler_is_the_users_decision(reviews, tmp_path):
     loop.run(config, prepared, Console(quiet=True))
 
 
-def test_an_old_run_is_not_overwritten_by_accident(finished, encoder, reviews, tmp_path):
-    with pytest.raises(UserError, match="exists; choose another --out or pass --overwrite"):
-        run(*arguments(encoder, reviews, finished[0]))
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not a run"):
-        run(*arguments(encoder, reviews, tmp_path / "precious", "--overwrite"))
-    assert (tmp_path / "precious" / "thesis.txt").read_text() == "mine"
-
-
 def test_a_diverging_loss_stops_the_run(encoder, reviews, tmp_path):
     with pytest.raises(UserError, match="the loss is nan at step .*; try a lower --learning-rate"):
         run(

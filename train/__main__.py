@@ -5,11 +5,15 @@ from bert_jax.command import run
 from .config import parse
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Check everything that can be checked without JAX, then train."""
     config = parse(argv)
     from .prepare import prepare
+    from .run_directory import finished
 
+    if done := finished(config):
+        print(done)
+        return 0
     prepared = prepare(config)
 
     from rich.console import Console
@@ -17,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     from bert_jax import compilation
 
     from . import hosts, loop
+    from .stopping import Stopped
 
     compilation.use_cache()
     hosts.join(config)
@@ -24,7 +29,11 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(highlight=False, quiet=not hosts.is_first())
     for note in prepared.notes:
         console.print(note, markup=False, soft_wrap=True)
-    loop.run(config, prepared, console)
+    try:
+        loop.run(config, prepared, console)
+    except Stopped as stopped:
+        return 128 + stopped.number
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every option of a training run; the command line is made from it."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class TrainConfig:
         str(DEMO), "directory with train, dev and test files, or one file (tsv, csv, jsonl, parquet)", metavar="PATH"
     )
     out: str | None = _option(None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
-    overwrite: bool = _option(False, "replace an earlier run in RUN", kind=bool)
+    restart: bool = _option(False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
     epochs: int = _option(5, "passes over the training examples", kind=int, metavar="N")
     batch_size: int = _option(32, "examples a step", kind=int, metavar="N")
     learning_rate: float = _option(5e-5, "peak learning rate", kind=float, metavar="X")
@@ -63,6 +64,7 @@ class TrainConfig:
     coordinator: str | None = _option(None, "join at this address of process 0", metavar="HOST:PORT")
     num_processes: int | None = _option(None, "processes that meet there", kind=int, metavar="N")
     process_id: int | None = _option(None, "this process's number, from 0", kind=int, metavar="I")
+    checkpoint_every: str = _option("10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
     metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
     new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)
 
@@ -74,6 +76,8 @@ class TrainConfig:
         if self.parallel == "pmap" and (self.model_parallel > 1 or self.shard_parameters):
             raise UserError("--parallel pmap divides batches alone; leave out --model-parallel and --shard-parameters")
         self._check_processes()
+        number = self.checkpoint_every.removesuffix("m")
+        self._require("checkpoint_every", number.isdecimal() and int(number) > 0, "steps (100) or minutes (10m)")
         for name in ("learning_rate", "clip_norm"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "a number above 0")
         self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0")
@@ -89,6 +93,12 @@ class TrainConfig:
             return Path(self.out)
         path = Path(self.data).resolve()
         return Path("runs") / (path.name if path.is_dir() else path.name.split(".")[0])
+
+    @property
+    def checkpoint_interval(self) -> tuple[float, float]:
+        """Steps, and seconds, after which the run is saved; one of them is infinite."""
+        number = int(self.checkpoint_every.removesuffix("m"))
+        return (math.inf, 60.0 * number) if self.checkpoint_every.endswith("m") else (number, math.inf)
 
     def _check_processes(self) -> None:
         names = ("coordinator", "num_processes", "process_id")

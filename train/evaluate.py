@@ -1,7 +1,7 @@
 """Evaluation: every example once, whatever the batch size and however many devices share the work."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -25,8 +25,17 @@ class Evaluator:
         self._layout, self._num_labels = layout, num_labels
         self._apply = jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=layout.everywhere())
 
-    def __call__(self, params: nnx.State, examples: Sequence[Tokens], labels: Sequence[int]) -> Metrics:
-        """Of parameters that every device holds whole (`Layout.put`); rows are padded, examples never dropped."""
+    def __call__(
+        self,
+        params: nnx.State,
+        examples: Sequence[Tokens],
+        labels: Sequence[int],
+        between: Callable[[], None] = lambda: None,
+    ) -> Metrics:
+        """Of parameters that every device holds whole (`Layout.put`); rows are padded, examples never dropped.
+
+        `between` is called after each batch.
+        """
         logits = np.empty((len(examples), self._num_labels), np.float32)
         batches = prediction_batches(examples, batch_tokens=batch_tokens())
         with self._layout.context():
@@ -35,6 +44,7 @@ class Evaluator:
             for members, found in late(lambda rows: self._apply(params, rows), placed, IN_FLIGHT):
                 for part, here in zip(members, found.reshape(len(members), -1, self._num_labels), strict=True):
                     logits[part] = here[: len(part)]
+                between()
         return classification(logits, np.asarray(labels))
 
 

@@ -16,7 +16,7 @@ from .prepare import Prepared
 
 T = TypeVar("T")
 
-_OWN = ("out", "coordinator", "process_id", "overwrite")
+_OWN = ("out", "coordinator", "process_id", "restart")
 """Options in which processes may differ: only the first one writes."""
 
 
@@ -82,6 +82,11 @@ def everyone(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).all())
 
 
+def largest(number: int) -> int:
+    """The largest of all processes' numbers."""
+    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
 def on_first(action: Callable[[], T]) -> T | None:
     """Have the first process do something that the others wait for; they get None.
 
@@ -106,6 +111,25 @@ def on_first(action: Callable[[], T]) -> T | None:
 def from_first(tree: T) -> T:
     """The first process's arrays, on the host; the others give arrays of the same shapes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def facts_from_first(facts: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The first process's facts, of what JSON can say, or None where it has none."""
+    if jax.process_count() == 1:
+        return facts
+    content = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    sent = multihost_utils.broadcast_one_to_all(np.resize(content, size))
+    return json.loads(np.asarray(sent, np.uint8).tobytes())
+
+
+def to_host(tree: Any) -> Any:
+    """Whole copies on the host of arrays that may be divided over all devices."""
+
+    def fetch(x: jax.Array) -> np.ndarray:
+        return np.array(x) if x.is_fully_addressable else np.array(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(fetch, tree)
 
 
 def _digest(arrays: list[Any]) -> np.ndarray:

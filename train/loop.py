@@ -1,14 +1,14 @@
 """The run, from first line to last."""
 
+import contextlib
 import importlib.metadata
-import json
 import math
 import os
 import platform
-import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,27 +25,42 @@ from bert_jax.optimizer import fine_tuning
 from bert_jax.parameters import build_classifier, named_arrays
 
 from . import hosts
-from .batches import Batches
+from .batches import Batches, TokenSet
+from .checkpoints import Checkpoints, filled, named
 from .config import TrainConfig
 from .evaluate import Evaluator
 from .metrics import Metrics
 from .parallel import Layout, Trainer, make_layout
 from .prepare import Prepared
 from .report import CompileClock, Speed, closing_table, ticker
-from .step import StepMetrics
+from .run_directory import MetricsLog, RunDirectory
+from .step import State, StepMetrics
+from .stopping import Signals, Stopped
 
 LOG_EVERY = 10
-"""Steps between two lines of metrics.jsonl."""
+"""Steps between two reads of their metrics, and so the most that are lost to a kill of the log."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: what a checkpoint holds besides arrays."""
+
+    step: int = 0
+    evaluated: int = 0
+    best: float | None = None
+    dev: dict[str, Any] | None = None
+    score: float | None = None
+    log_bytes: int = 0
 
 
 def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, Metrics]:
     """Train, keep the best model by `config.metric` on dev, and report it on every split.
 
-    Writes `run.json`, `metrics.jsonl` and `best/` into the run directory. Raises `UserError`
-    where the loss stops being finite.
+    Writes `run.json`, `metrics.jsonl`, `best/` and `checkpoints/` into the run directory, and goes on
+    from the newest checkpoint there. Raises `UserError` where the loss stops being finite, and
+    `Stopped`, all saved, when a signal has asked for it.
     """
     clock = CompileClock()
-    out = config.run_directory
     network = prepared.checkpoint.config
     layout = make_layout(network, config.parallel, config.model_parallel, config.shard_parameters)
     on_cpu = jax.default_backend() == "cpu"
@@ -60,97 +75,206 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     )
     check_attention(config.attention, batches.shapes.row_length, network.head_size)
     console.print(_describe(batches, layout))
-    start = time.monotonic()
-    steps = config.epochs * batches.steps_per_epoch
-    record = _record(config, prepared, batches, steps)
-    hosts.on_first(lambda: _begin(out, record))
-
-    settings = {"attention": config.attention, "remat": config.remat}
-    model = build_classifier(network, prepared.checkpoint.tensors, config.dtype, **settings)
-    graphdef, params = nnx.split(model)
-    optimizer = fine_tuning(
-        config.learning_rate,
-        steps=steps,
-        warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-    )
-    trainer = Trainer(layout, graphdef, optimizer, params, batches.shapes.row_length)
-    evaluate = Evaluator(layout, graphdef, len(network.labels))
-    state, key = trainer.start(params), trainer.key(config.seed)
-    resident = trainer.place(prepared.data) if hosts.everyone(fits(prepared.data.nbytes)) else None
-    del model, params  # the state has its own
-
-    speed = Speed(clock)
-    best: float | None = None
-    results: dict[str, Metrics] = {}
-    pending: list[tuple[int, int, StepMetrics]] = []
-    step = 0
-    log_file = out / "metrics.jsonl" if hosts.is_first() else os.devnull
-    with open(log_file, "w", encoding="utf-8") as log, ticker(console, steps) as show:
-        while step < steps:
-            count = batches.window_at(step)
-            with jax.transfer_guard("disallow"):  # what goes to the device goes there in words
-                plan, num_rows = batches.plan(step, count)
-                data = resident
-                if data is None:
-                    own, plan = batches.streamed(plan, layout.own_shards)
-                    data = trainer.place_own(own)
-                state, metrics = trainer(state, data, trainer.place_plan(plan, count), key, num_rows)
-            speed.count(batches.computed(num_rows), batches.useful_tokens(step, count), count)
-            pending.append((step, count, metrics))
-            step += count
-            epoch, rest = divmod(step, batches.steps_per_epoch)
-            if rest and step - pending[0][0] < LOG_EVERY:
-                continue  # reading a metric waits for its step, so it is done in bulk
-            loss = _log_steps(log, [(first, n, trainer.metrics(values)) for first, n, values in pending])
-            pending.clear()
-            speed.lap()
-            show.update(step, loss, speed.tokens_per_second)
-            if rest:
-                continue
-            params = trainer.parameters(state)
-            dev = evaluate(params, *prepared.evaluated["dev"])
-            _log(log, step=step, epoch=epoch, split="dev", **dev._asdict())
-            better = best is None or getattr(dev, config.metric) > best
-            if better:
-                best, results["dev"] = getattr(dev, config.metric), dev
-                hosts.on_first(lambda params=params: _save(out / "best", prepared.checkpoint, params))
-            del params
-            console.print(
-                f"epoch {epoch}/{config.epochs}  dev accuracy {dev.accuracy:.4f}  macro F1 {dev.macro_f1:.4f}  "
-                f"loss {dev.loss:.4f}{'  (best so far)' if better else ''}"
-            )
-            speed.restart()
-    if "test" in prepared.evaluated:  # by the model as saved, not as remembered
-        kept = build_classifier(network, hosts.from_first(_saved(out / "best", network)), config.dtype, **settings)
-        results["test"] = evaluate(layout.put(nnx.split(kept)[1]), *prepared.evaluated["test"])
-
-    figures = {**speed.figures(), **clock.figures(), "total_seconds": time.monotonic() - start}
-    record |= {"figures": figures, "best": {name: metrics._asdict() for name, metrics in results.items()}}
-    hosts.on_first(lambda: write_json(out / "run.json", record))
-    facts = {
-        "compiled": f"{len(speed.shapes)} shapes of the step; {clock.describe()}",
-        "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
-        "useful tokens": f"{speed.useful_share:.1%} of those computed",
-        "time": f"{figures['total_seconds']:.0f} s",
-        "model": str(out / "best"),
-    }
-    closing_table(console, network.labels, results, facts)
+    record = _record(config, prepared, batches, config.epochs * batches.steps_per_epoch)
+    with contextlib.ExitStack() as stack:
+        first = hosts.on_first(
+            lambda: stack.enter_context(RunDirectory(config.run_directory, record, restart=config.restart))
+        )
+        checkpoints = first and stack.enter_context(Checkpoints(first.path / "checkpoints", console.print))
+        signals = stack.enter_context(Signals())
+        this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals)
+        results = this.train(resume=first is not None and first.resumes)
+        this.finish(record, results)
     return results
 
 
-def _log(log: TextIO, **values: Any) -> None:
-    log.write(json.dumps(values) + "\n")
-    log.flush()
+class _Run:
+    """One run: its parts, and what it has come to."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        prepared: Prepared,
+        console: Console,
+        clock: CompileClock,
+        layout: Layout,
+        batches: Batches,
+        checkpoints: Checkpoints | None,
+        signals: Signals,
+    ):
+        self.start = time.monotonic()
+        self.config, self.prepared, self.console, self.clock = config, prepared, console, clock
+        self.layout, self.batches, self.checkpoints, self.signals = layout, batches, checkpoints, signals
+        self.network, self.out = prepared.checkpoint.config, config.run_directory
+        self.steps = config.epochs * batches.steps_per_epoch
+        self.settings = {"attention": config.attention, "remat": config.remat}
+        model = build_classifier(self.network, prepared.checkpoint.tensors, config.dtype, **self.settings)
+        graphdef, self.params = nnx.split(model)
+        optimizer = fine_tuning(
+            config.learning_rate,
+            steps=self.steps,
+            warmup_steps=round(config.warmup * self.steps),
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+        )
+        self.trainer = Trainer(layout, graphdef, optimizer, self.params, batches.shapes.row_length)
+        self.evaluate = Evaluator(layout, graphdef, len(self.network.labels))
+        self.speed = Speed(clock)
+        self.pending: list[tuple[int, int, StepMetrics]] = []
+        self.progress, self.saved, self.saved_at = Progress(), 0, time.monotonic()
+
+    def train(self, *, resume: bool) -> dict[str, Metrics]:
+        """From the newest checkpoint, or the start, to the end: the metrics of the best model on dev and test."""
+        self.state = self._begin(resume)
+        here, config, batches = self.progress, self.config, self.batches
+        key = self.trainer.key(config.seed)
+        data = self.prepared.data
+        resident = self.trainer.place(data) if hosts.everyone(fits(data.nbytes)) else None
+        path = self.out / "metrics.jsonl" if hosts.is_first() else None
+        with (
+            MetricsLog(path, here.log_bytes) as self.log,
+            ticker(self.console, self.steps, here.step) as self.show,
+        ):
+            try:
+                while True:
+                    if here.step % batches.steps_per_epoch == 0 and here.evaluated < here.step:
+                        self._evaluate_epoch()
+                    if here.step >= self.steps:
+                        break
+                    self._dispatch(key, resident)
+                    self._between()
+            except Stopped as stopped:
+                self._save()
+                hosts.on_first(lambda: self.checkpoints and self.checkpoints.finish())
+                self.console.print(f"{stopped}: saved at step {here.step}; the same command goes on from there")
+                raise
+            if self.saved < here.step:
+                self._save()
+            hosts.on_first(lambda: self.checkpoints and self.checkpoints.finish())
+        results = {"dev": Metrics(**here.dev)} if here.dev else {}
+        if "test" in self.prepared.evaluated:  # by the model as saved, not as remembered
+            tensors = hosts.from_first(_saved(self.out / "best", self.network))
+            kept = build_classifier(self.network, tensors, config.dtype, **self.settings)
+            results["test"] = self.evaluate(self.layout.put(nnx.split(kept)[1]), *self.prepared.evaluated["test"])
+        return results
+
+    def finish(self, record: dict[str, Any], results: dict[str, Metrics]) -> None:
+        """Complete run.json and print the closing table."""
+        speed, clock = self.speed, self.clock
+        seconds = time.monotonic() - self.start
+        figures = {**speed.figures(), **clock.figures(), "total_seconds": seconds}
+        record |= {"figures": figures, "best": {name: metrics._asdict() for name, metrics in results.items()}}
+        hosts.on_first(lambda: write_json(self.out / "run.json", record))
+        facts = {
+            "compiled": f"{len(speed.shapes)} shapes of the step; {clock.describe()}",
+            "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
+            "useful tokens": f"{speed.useful_share:.1%} of those computed",
+            "time": f"{seconds:.0f} s",
+            "model": str(self.out / "best"),
+        }
+        closing_table(self.console, self.network.labels, results, facts)
+
+    def _begin(self, resume: bool) -> State:
+        """The state to go on from, and `progress` to match."""
+        trainer, params = self.trainer, self.params
+        del self.params  # the state will have its own
+        found = hosts.on_first(lambda: self.checkpoints.newest() if resume and self.checkpoints else None)
+        facts = hosts.facts_from_first(found and found[0])
+        if facts is None:
+            return trainer.start(params)
+        self.progress = Progress(**facts)
+        self.saved = self.progress.step
+        template = jax.eval_shape(trainer.first_state, params)
+        state = filled(template, found[1]) if found else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+        self.console.print(f"resumed  at step {self.saved} of {self.steps}")
+        return trainer.restored(hosts.from_first(state))
+
+    def _dispatch(self, key: jax.Array, resident: TokenSet | None) -> None:
+        """Have the devices take the next window of steps."""
+        step, batches, trainer = self.progress.step, self.batches, self.trainer
+        count = batches.window_at(step)
+        with jax.transfer_guard("disallow"):  # what goes to the device goes there in words
+            plan, num_rows = batches.plan(step, count)
+            data = resident
+            if data is None:
+                own, plan = batches.streamed(plan, self.layout.own_shards)
+                data = trainer.place_own(own)
+            self.state, metrics = trainer(self.state, data, trainer.place_plan(plan, count), key, num_rows)
+        self.speed.count(batches.computed(num_rows), batches.useful_tokens(step, count), count)
+        self.pending.append((step, count, metrics))
+        self.progress.step += count
+        self.progress.score = None
+
+    def _between(self) -> None:
+        """Read metrics, in bulk as that waits for their steps; save, stop, where that is due."""
+        step, alone = self.progress.step, jax.process_count() == 1
+        urgent = alone and (self.signals.asked or self._due())
+        ends = step % self.batches.steps_per_epoch == 0
+        if not (ends or urgent or step - self.pending[0][0] >= LOG_EVERY):
+            return
+        self._flush(all=bool(ends or urgent))
+        hosts.on_first(lambda: self.checkpoints and self.checkpoints.check())
+        self.signals.check_all()
+        if not ends and hosts.largest(self._due()):  # at the end of an epoch, after its evaluation
+            self._save()
+
+    def _due(self) -> bool:
+        steps, seconds = self.config.checkpoint_interval
+        return self.progress.step - self.saved >= steps or time.monotonic() - self.saved_at >= seconds
+
+    def _flush(self, *, all: bool = True) -> None:
+        """Log the steps whose metrics have not been read; but for `all`, not those given to the devices last.
+
+        So the devices have work while the host plans what comes after.
+        """
+        ready = self.pending if all else self.pending[:-1]
+        if not ready:
+            return
+        windows = [(first, n, self.trainer.metrics(values)) for first, n, values in ready]
+        self.pending = [] if all else self.pending[-1:]
+        loss = _log_steps(self.log, windows)
+        self.speed.lap()
+        self.show.update(ready[-1][0] + ready[-1][1], loss, self.speed.tokens_per_second)
+
+    def _save(self) -> None:
+        """Begin to write a checkpoint of this step."""
+        self._flush()
+        here = self.progress
+        arrays = named(self.trainer.whole(self.state))
+        here.log_bytes = self.log.sync()
+        checkpoints = self.checkpoints
+        hosts.on_first(lambda: checkpoints and checkpoints.save(here.step, arrays, asdict(here)))
+        self.saved, self.saved_at = here.step, time.monotonic()
+
+    def _evaluate_epoch(self) -> None:
+        """Evaluate on dev, and keep the model if it is the best so far."""
+        here, config = self.progress, self.config
+        params = self.trainer.parameters(self.state)
+        between = self.signals.check if jax.process_count() == 1 else lambda: None
+        dev = self.evaluate(params, *self.prepared.evaluated["dev"], between=between)
+        score = getattr(dev, config.metric)
+        better = here.best is None or score > here.best
+        if better:
+            hosts.on_first(lambda: _save(self.out / "best", self.prepared.checkpoint, params))
+            here.best, here.dev = score, dev._asdict()
+        epoch = here.step // self.batches.steps_per_epoch
+        self.log.write(step=here.step, epoch=epoch, split="dev", **dev._asdict())
+        here.evaluated, here.score = here.step, score
+        if hosts.largest(self._due()):
+            self._save()
+        self.console.print(
+            f"epoch {epoch}/{config.epochs}  dev accuracy {dev.accuracy:.4f}  macro F1 {dev.macro_f1:.4f}  "
+            f"loss {dev.loss:.4f}{'  (best so far)' if better else ''}"
+        )
+        self.speed.restart()
 
 
-def _log_steps(log: TextIO, windows: list[tuple[int, int, StepMetrics]]) -> float:
+def _log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]]) -> float:
     """Log the first `count` steps of each window, which begins after step `first`; return the last one's loss."""
     loss = float("nan")
     for first, count, metrics in windows:
         for number, loss, norm in zip(range(count), metrics.loss.tolist(), metrics.grad_norm.tolist(), strict=False):
-            _log(log, step=first + number + 1, loss=loss, grad_norm=norm)
+            log.write(step=first + number + 1, loss=loss, grad_norm=norm)
             if not math.isfinite(loss):
                 raise UserError(f"the loss is {loss} at step {first + number + 1}; try a lower --learning-rate")
     return loss
@@ -187,17 +311,6 @@ def _describe(batches: Batches, layout: Layout) -> str:
     if layout.mesh.size == 1:
         return text
     return f"{text}\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
-
-
-def _begin(out: Path, record: dict[str, Any]) -> None:
-    """Make the run directory and say in it what the run is."""
-    try:
-        if out.exists():  # `prepare` has seen that it is empty, or a run that may be replaced
-            shutil.rmtree(out)
-        out.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there: {error.strerror}") from None
-    write_json(out / "run.json", record)
 
 
 def _save(directory: Path, start: Checkpoint, params: nnx.State) -> None:

@@ -23,6 +23,7 @@ from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.parameters import name_of
 
+from . import hosts
 from .batches import Plan, TokenSet
 from .step import State, StepMetrics, train_steps
 
@@ -170,6 +171,16 @@ class Trainer:
         if self.layout.pmap:
             return self._on_each(jax.device_get(self.first_state(params)))
         return jax.jit(self.first_state, out_shardings=self.shardings)(self.layout.put(params))
+
+    def restored(self, state: State) -> State:
+        """A state from the host, whole, on the devices."""
+        if self.layout.pmap:
+            return self._on_each(state)
+        return jax.tree.map(lambda x, sharding: self.layout.put(x, sharding.spec), state, self.shardings)
+
+    def whole(self, state: State) -> State:
+        """A copy of the state on the host; every process has to call this."""
+        return hosts.to_host(self._first(state) if self.layout.pmap else state)
 
     def place(self, data: TokenSet) -> TokenSet:
         """The examples, on every device."""

@@ -33,7 +33,6 @@ def prepare(config: TrainConfig) -> Prepared:
 
     Raises `UserError`; nothing is written and JAX is not needed.
     """
-    _check_run_directory(config.run_directory, config.overwrite)
     splits = read_splits(
         Path(config.data),
         text_column=config.text_column,
@@ -83,12 +82,3 @@ def prepare(config: TrainConfig) -> Prepared:
         {name: len(split.rows) for name, split in splits.items()},
         notes,
     )
-
-
-def _check_run_directory(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise UserError(f"{out}: exists; choose another --out or pass --overwrite")
-    if not (out / "run.json").is_file():
-        raise UserError(f"{out}: exists and is not a run (no run.json), so --overwrite leaves it alone")

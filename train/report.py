@@ -102,8 +102,8 @@ class Speed:
 class Ticker:
     """Shows loss, useful tokens/s and time left: a live bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, console: Console, bar: Progress | None, steps: int):
-        self.console, self.steps, self.bar = console, steps, bar
+    def __init__(self, console: Console, bar: Progress | None, steps: int, first: int = 0):
+        self.console, self.steps, self.bar, self.first = console, steps, bar, first
         self._task = bar.add_task("training", total=steps, loss=float("nan"), speed=0.0) if bar else None
         self._start = self._last = time.monotonic()
 
@@ -115,16 +115,16 @@ class Ticker:
         now = time.monotonic()
         if now - self._last >= PLAIN_SECONDS or step == self.steps:
             self._last = now
-            left = (now - self._start) / step * (self.steps - step)
+            left = (now - self._start) / (step - self.first) * (self.steps - step)
             speed = f"{tokens_per_second:,.0f} useful tokens/s"
             self.console.print(f"step {step}/{self.steps}  loss {loss:.4f}  {speed}  {left:.0f} s left")
 
 
 @contextmanager
-def ticker(console: Console, steps: int) -> Iterator[Ticker]:
-    """A `Ticker` for a run of `steps` steps."""
+def ticker(console: Console, steps: int, first: int = 0) -> Iterator[Ticker]:
+    """A `Ticker` for a run of `steps` steps, of which `first` have been done before."""
     if not console.is_terminal:
-        yield Ticker(console, None, steps)
+        yield Ticker(console, None, steps, first)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -134,7 +134,7 @@ def ticker(console: Console, steps: int) -> Iterator[Ticker]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        yield Ticker(console, bar, steps)
+        yield Ticker(console, bar, steps, first)
 
 
 def closing_table(console: Console, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]) -> None:

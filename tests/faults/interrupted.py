@@ -1,0 +1,125 @@
+"""A small run to interrupt: its command, and whether two such runs ended the same."""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from bert_jax.checkpoint import write
+from bert_jax.files import new_directory
+from tests.conftest import PRIMES, random_checkpoint
+
+SAVES = ("checkpoint files", "manifest", "manifest in place", "old checkpoints", "best model in place", "run.json")
+"""Moments inside saves at which a run can kill itself."""
+
+
+def make(directory: Path) -> list[str]:
+    """Model and data of a run of 35 steps, evaluated five times; the arguments of `python -m train`."""
+    with new_directory(directory / "model") as scratch:
+        write(scratch, random_checkpoint(PRIMES.replace(labels=("0", "1")), directory / "source"))
+    for name, count in (("train", 54), ("dev", 21), ("test", 13)):
+        lines = [f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film\t{i % 2}\n" for i in range(count)]
+        (directory / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+    options = "--epochs 5 --batch-size 8 --max-length 32 --learning-rate 3e-3 --checkpoint-every 3"
+    return ["--model", str(directory / "model"), "--data", str(directory), *options.split()]
+
+
+def ends(run: Path) -> dict[str, object]:
+    """What must be the same, bit for bit, however often a run was interrupted."""
+    newest = max((run / "checkpoints").glob("*.json"), key=lambda path: int(path.stem))
+    manifest = json.loads(newest.read_text())
+    from train.checkpoints import Checkpoints
+
+    with Checkpoints(run / "checkpoints", print) as checkpoints:
+        found = checkpoints.newest()
+    assert found is not None
+    return {
+        "facts": manifest["facts"],
+        "arrays": {name: array.tobytes() for name, array in found[1].items()},
+        "log": (run / "metrics.jsonl").read_bytes(),
+        "best": (run / "best" / "model.safetensors").read_bytes(),
+        "results": json.loads((run / "run.json").read_text())["best"],
+    }
+
+
+def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 0) -> int:
+    """Run the command in a child of this process, which must not have used JAX yet; its process id.
+
+    The child has one core, so that its floats are the same every time. With `kill`, it ends
+    itself by SIGKILL at a moment of `SAVES`, which of them `seed` decides.
+    """
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.sched_setaffinity(0, {0})
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        from bert_jax.command import run
+        from train.__main__ import main
+
+        if kill:
+            _arm(kill, random.Random(seed).randrange(1, 5))
+        run(lambda: main(arguments))
+    except SystemExit as end:
+        sys.stdout.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    finally:
+        os._exit(99)
+
+
+def wait(child: int, seconds: float = 120.0) -> int:
+    """The child's exit code, or minus the signal that ended it; AssertionError after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"still running after {seconds} s")
+
+
+def _arm(kill: str, which: int) -> None:
+    """Have the process kill itself at the moment `kill`, when that comes for the `which`-th time."""
+    import bert_jax.files
+    import train.checkpoints
+    import train.loop
+
+    def at(module, name: str, chosen=lambda *_: True, after: bool = False) -> None:
+        original, seen = getattr(module, name), [0]
+
+        def wrapped(*args, **kwargs):
+            if not chosen(*args):
+                return original(*args, **kwargs)
+            seen[0] += 1
+            if seen[0] == which and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **kwargs)
+            if seen[0] == which:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(module, name, wrapped)
+
+    def to_manifest(path, *_) -> bool:
+        return path.parent.name == "checkpoints"
+
+    match kill:
+        case "checkpoint files":  # written, none of them on the disk for sure, no manifest
+            at(train.checkpoints, "sync")
+        case "manifest":
+            at(train.checkpoints, "write_whole", to_manifest)
+        case "manifest in place":
+            at(train.checkpoints, "write_whole", to_manifest, after=True)
+        case "old checkpoints":
+            at(train.checkpoints.shutil, "rmtree")
+        case "best model in place":
+            at(bert_jax.files, "_exchange")
+        case "run.json":
+            at(train.loop, "write_json")

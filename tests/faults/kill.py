@@ -1,0 +1,91 @@
+"""Real SIGKILLs: `python -m tests.faults.kill --runs 200`. Prints what came of them; exit code 1 if any run differs.
+
+Each run is killed up to three times, at random moments or inside saves, goes on by the same command
+and must end as one that nobody disturbed: parameters, optimizer, log, best model, results.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults.interrupted import SAVES, ends, make, start, wait
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.kill")
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory / "compiled")
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        arguments, log = make(directory / "input"), directory / "log"
+        import train.loop  # noqa: F401  before the children are made, which then need not import it
+
+        expected, seconds = [], 0.0
+        for number in range(2):  # the second one is the control, and finds the programs compiled
+            begun = time.monotonic()
+            assert wait(start([*arguments, "--out", str(directory / f"control{number}")], log)) == 0, log.read_text()
+            seconds = time.monotonic() - begun
+            expected.append(directory / f"control{number}")
+        # Reading checkpoints starts JAX's threads, so it is left to children, too.
+        kills = dict.fromkeys(("anywhere", *SAVES), 0)
+        wrong = [] if _same(*expected) else ["control"]
+        for number in range(options.runs):
+            generator, run = random.Random(f"{options.seed} {number}"), directory / f"run{number}"
+            if not _survives([*arguments, "--out", str(run)], log, seconds, generator, kills) or not _same(
+                expected[0], run
+            ):
+                wrong.append(str(number))
+            os.system(f"rm -rf {run}")
+        inside = sum(kills.values()) - kills["anywhere"]
+        print(f"{options.runs} runs, {sum(kills.values())} kills, {inside} of them inside saves: {kills}")
+        print(f"ended otherwise than undisturbed: {len(wrong)} {wrong if wrong else ''}")
+        if wrong:
+            print(log.read_text()[-3000:])
+    return 1 if wrong else 0
+
+
+def _survives(arguments: list[str], log: Path, seconds: float, generator: random.Random, kills: dict[str, int]) -> bool:
+    """Start the run until it ends by itself, killing it on the way."""
+    for _ in range(3):
+        if generator.random() < 0.5:
+            where = generator.choice(SAVES)
+            code = wait(start(arguments, log, where, generator.randrange(10**6)))
+        else:
+            where, child = "anywhere", start(arguments, log)
+            time.sleep(generator.uniform(0, seconds))
+            os.kill(child, signal.SIGKILL)
+            code = wait(child)
+        kills[where] += code == -signal.SIGKILL
+        if code == 0:
+            return True
+        if code != -signal.SIGKILL:
+            return False
+    return wait(start(arguments, log)) == 0
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two runs ended the same."""
+    child = os.fork()
+    if not child:
+        try:
+            a, b = ends(one), ends(other)
+            for name in a:
+                if a[name] != b[name]:
+                    print(f"{other.name}: {name} differs", file=sys.stderr, flush=True)
+            os._exit(a != b)
+        finally:
+            os._exit(99)
+    return wait(child) == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

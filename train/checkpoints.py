@@ -1,0 +1,157 @@
+"""Checkpoints of a run: written beside the work, listed only when whole, read only when whole.
+
+A checkpoint is a directory of its step's number, written by Orbax, and a manifest beside it with the
+SHA-256 of every file. It exists when its manifest does, which is written last.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from bert_jax.errors import UserError
+from bert_jax.files import sha256, sync, write_whole
+
+NEWEST, BEST = 2, 1
+"""How many are kept: of the newest, and of those with the best score."""
+
+
+class Checkpoints:
+    """The checkpoints in `directory`, for one process, the one that writes. Close it by `with`."""
+
+    def __init__(self, directory: Path, say: Callable[[str], None]):
+        self._directory, self._say = directory, say
+        # Of several processes only this one saves, so Orbax must not wait for the others.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="saves"
+        )
+        self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
+        self._pool = ThreadPoolExecutor(1, "bert_jax-checkpoints")
+        self._saving: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._pool.shutdown()
+        self._checkpointer.close()
+
+    def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Begin to write a checkpoint, after the one before; nobody else may change the arrays.
+
+        `facts` go into the manifest; `facts["score"]`, if it is not None, decides which are the best.
+        """
+        self.finish()
+        self._saving = self._pool.submit(self._write, step, arrays, facts)
+
+    def check(self) -> None:
+        """Raise `UserError` if writing has failed meanwhile."""
+        if self._saving is not None and self._saving.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises `UserError` where it could not be."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        try:
+            saving.result()
+        except Exception as error:  # whatever Orbax raises
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise UserError(f"{self._directory}: cannot write a checkpoint: {reason}; those before it stand") from None
+
+    def steps(self) -> list[int]:
+        """Of all checkpoints, oldest first."""
+        if not self._directory.is_dir():
+            return []
+        names = (path.stem for path in self._directory.glob("*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def newest(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """Facts and arrays of the newest checkpoint that is whole; None where there never was one.
+
+        Says which ones it passes over. Raises `UserError` where all are damaged.
+        """
+        self._remove_unfinished()
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self._read(step)
+            except Exception as error:  # damage can make Orbax raise anything
+                self._say(f"checkpoint {step} is damaged: {str(error).splitlines()[0]}")
+        if steps:
+            raise UserError(f"{self._directory}: every checkpoint is damaged; --restart starts over")
+        return None
+
+    def _read(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        manifest = json.loads(self._manifest(step).read_text(encoding="utf-8"))
+        for name, expected in manifest["files"].items():
+            path = self._directory / str(step) / name
+            if not path.is_file():
+                raise ValueError(f"{name} is missing")
+            if sha256(path) != expected:
+                raise ValueError(f"{name} is not what was written")
+        template = {name: np.zeros(shape, dtype) for name, (shape, dtype) in manifest["arrays"].items()}
+        arrays = self._checkpointer.restore((self._directory / str(step)).absolute(), template)
+        return manifest["facts"], {name: np.asarray(array) for name, array in arrays.items()}
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        place = self._directory / str(step)
+        self._directory.mkdir(exist_ok=True)
+        self._checkpointer.save(place.absolute(), arrays, force=True)
+        self._checkpointer.wait_until_finished()
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        for path in (*place.rglob("*"), place):
+            sync(path)
+        manifest = {
+            "facts": facts,
+            "arrays": {name: (array.shape, str(array.dtype)) for name, array in arrays.items()},
+            "files": {str(path.relative_to(place)): sha256(path) for path in files},
+        }
+        write_whole(self._manifest(step), json.dumps(manifest, indent=1).encode())
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        steps = self.steps()
+        scores = {step: json.loads(self._manifest(step).read_text())["facts"].get("score") for step in steps}
+        scored = sorted((s for s in steps if scores[s] is not None), key=lambda step: (scores[step], -step))
+        for step in set(steps) - set(steps[-NEWEST:]) - set(scored[-BEST:]):
+            self._manifest(step).unlink()  # first: what has no manifest is no checkpoint
+            shutil.rmtree(self._directory / str(step), ignore_errors=True)
+
+    def _remove_unfinished(self) -> None:
+        listed = {str(step) for step in self.steps()}
+        for path in self._directory.glob("*") if self._directory.is_dir() else ():
+            if path.is_dir() and path.name not in listed:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file() and path.suffix != ".json":
+                path.unlink()
+
+    def _manifest(self, step: int) -> Path:
+        return self._directory / f"{step}.json"
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by the path to each."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def filled(template: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A pytree like `template` of these leaves. Raises `ValueError` where they are others than its own."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(template)
+    expected = {_name(path): (leaf.shape, str(leaf.dtype)) for path, leaf in paths}
+    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    if expected != found:
+        odd = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise ValueError(f"not of this network and optimizer: {', '.join(odd[:3])}")
+    return jax.tree_util.tree_unflatten(structure, [arrays[_name(path)] for path, _ in paths])
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
