@@ -56,11 +56,12 @@ def examples(directory: str, batch_size: int) -> dict[str, Any]:
         batch_size=batch_size,
         max_length=64,
     )
-    before, begun = peak_memory(), time.perf_counter()
+    before, begun, used = peak_memory(), time.perf_counter(), time.process_time()
     prepared = prepare(config)
     found = {
         "examples": prepared.counts["train"],
         "reading_seconds": time.perf_counter() - begun,
+        "reading_processor_seconds": time.process_time() - used,
         "before_reading_bytes": before,
         "reading_peak_bytes": peak_memory(),
         "set_bytes": prepared.data.nbytes,
@@ -72,16 +73,18 @@ def examples(directory: str, batch_size: int) -> dict[str, Any]:
     from train import loop
     from train.batches import Batches
 
+    used = time.process_time()
     loop.run(config, prepared, Console(quiet=True))
     record = json.loads((config.run_directory / "run.json").read_text(encoding="utf-8"))
-    peak, begun = peak_memory(), time.perf_counter()
+    peak, used, begun = peak_memory(), time.process_time() - used, time.perf_counter()
     batches = Batches(prepared.data, batch_size=batch_size, seed=config.seed)
     for step in range(batches.steps_per_epoch):
         batches.plan(step)
     return {
         **found,
-        "steps": record["steps"],
+        **{name: record[name] for name in ("steps", "row_counts", "row_length")},
         "epoch_seconds": record["figures"]["train_seconds"],
+        "run_processor_seconds": used,
         "useful_tokens_per_second": record["figures"]["useful_tokens_per_second"],
         "planning_seconds": time.perf_counter() - begun,
         "peak_bytes": peak,
@@ -167,7 +170,7 @@ class Run:
         alone, _ = self._steps(0, 1)
         count = max(1, int(np.ceil(least / alone)))
         found = [self._steps(1 + number * count, count) for number in range(rounds)]
-        programs = [program for program in self.trainer.compiled.values() if not hasattr(program, "lower")]
+        programs: list[Any] = list(self.trainer.compiled.values())
         epoch = range(self.batches.steps_per_epoch)
         computed = sum(int(np.prod(self.batches.computed(self.batches.plan(step)[1]))) for step in epoch)
         return {
@@ -176,8 +179,7 @@ class Run:
             "useful_tokens_per_second": statistics.median(tokens / seconds for seconds, tokens in found),
             "slowest_over_fastest": max(s / t for s, t in found) / min(s / t for s, t in found),
             "useful_share": self.batches.useful_tokens(0, len(epoch)) / computed,
-            "rows": list(self.batches.shapes.row_counts),
-            "row_length": self.batches.shapes.row_length,
+            **self.batches.shapes._asdict(),
             "temporary_bytes": max(program.memory_analysis().temp_size_in_bytes for program in programs),
         }
 

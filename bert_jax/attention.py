@@ -95,7 +95,8 @@ class Attention(nnx.Module):
         how = kernel_for(self.attention, x.shape[1], self.head_size)
         if how == "plain":
             apart = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
-            mixed = plain_attention(*jnp.moveaxis(apart, 2, 0), segments, words, self.rate)
+            query, key, value = jnp.moveaxis(apart, 2, 0)
+            mixed = plain_attention(query, key, value, segments, words, self.rate)
         else:
             mixed = _fused(product, bias, segments, words, self.heads, rate=self.rate, backend=how)
         return self.output(mixed.reshape(x.shape))

@@ -71,7 +71,7 @@ def test_an_exception_inside_leaves_the_old_directory(out):
     assert os.listdir(out.parent) == ["out"]
 
 
-@pytest.mark.parametrize("step", ["_sync", "_exchange"])
+@pytest.mark.parametrize("step", ["sync", "_exchange"])
 def test_a_failure_at_the_last_steps_leaves_the_old_directory(step, out, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
@@ -117,8 +117,8 @@ def test_the_exchange_is_one_step_where_the_system_can(out, monkeypatch):
 
 def test_what_is_written_is_synced_before_it_takes_its_place(out, monkeypatch):
     events = []
-    sync, exchange = files._sync, files._exchange
-    monkeypatch.setattr(files, "_sync", lambda path: (events.append(path.name), sync(path)))
+    sync, exchange = files.sync, files._exchange
+    monkeypatch.setattr(files, "sync", lambda path: (events.append(path.name), sync(path)))
     monkeypatch.setattr(files, "_exchange", lambda *paths: (events.append("exchange"), exchange(*paths)))
     with new_directory(out, overwrite=True) as scratch:
         (scratch / "sub").mkdir()

@@ -21,8 +21,7 @@ _ROW_LENGTHS = (64, 96, 128, 192, 256, 384, 512)
 # new shape costs 15 to 30 steps' time once.
 _COMPILATION_STEPS = 20
 
-# Examples that are held as arrays of their own, each of which takes 300 bytes, while a set is laid out.
-_WINDOW = 4096
+_WINDOW = 4096  # examples that are held as arrays of their own, of 300 bytes each, while a set is laid out
 
 # Batches looked at to choose the shapes; more change the choice by under 0.1% of the padding.
 _SAMPLE = 500
@@ -51,8 +50,9 @@ class TokenSet(NamedTuple):
             ones = np.array([np.count_nonzero(tokens.token_type_ids) for tokens in window], np.int32)
             parts.append((ids.astype(np.uint16) if ids.max() < 2**16 else ids, lengths, lengths - ones))
         ids, lengths, second = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        lengths, second, labels = (np.append(array, np.int32(0)) for array in (lengths, second, np.int32(labels)))
-        return cls(ids, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, second, labels)
+        numbers = np.asarray(labels, np.int32)
+        lengths, second, numbers = (np.append(column, np.int32(0)) for column in (lengths, second, numbers))
+        return cls(ids, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, second, numbers)
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,7 @@ SHA-256 of every file. It exists when its manifest does, which is written last.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ import orbax.checkpoint as ocp
 
 from bert_jax.errors import UserError
 from bert_jax.files import sha256, sync, write_whole
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of a failure, we say in one line
 
 NEWEST, BEST = 2, 1
 """How many are kept: of the newest, and of those with the best score."""

@@ -58,4 +58,5 @@ def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_De
             nothing = Rows(*(np.zeros_like(array) for array in group[0][0])), []
             group += [nothing] * (shards - len(group))
             *tokens, first = zip(*(rows for rows, _ in group), strict=True)
-            yield Rows(*map(np.concatenate, tokens), np.stack(first)), [members for _, members in group]
+            ids, types, positions, segments = map(np.concatenate, tokens)
+            yield Rows(ids, types, positions, segments, np.stack(first)), [members for _, members in group]

@@ -323,7 +323,7 @@ def _save(directory: Path, start: Checkpoint, params: nnx.State) -> None:
 def _saved(directory: Path, network: BertConfig) -> dict[str, np.ndarray]:
     """The tensors just saved; where that was another process, zeros in their place."""
     if hosts.is_first():
-        return checkpoint.read(directory).tensors
+        return dict(checkpoint.read(directory).tensors)
     return {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(network).items()}
 
 

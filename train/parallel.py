@@ -215,8 +215,11 @@ class Trainer:
         if num_rows not in self.compiled:
             make = functools.partial(train_steps, self._graphdef, self._optimizer, num_rows, self.row_length)
             if self.layout.pmap:
+                steps = make("data")
                 made = jax.pmap(
-                    lambda *inputs: make("data")(*inputs[:-1], jax.random.wrap_key_data(inputs[-1])),
+                    lambda state, data, plan, count, words: steps(
+                        state, data, plan, count, jax.random.wrap_key_data(words)
+                    ),
                     "data",
                     donate_argnums=0,
                     devices=list(self.layout.mesh.devices.flat),

@@ -86,7 +86,7 @@ class Speed:
     @property
     def useful_share(self) -> float:
         """Tokens that are not padding among those computed."""
-        return self.tokens / self.computed
+        return self.tokens / max(self.computed, 1)
 
     def figures(self) -> dict[str, Any]:
         """For `run.json`."""

@@ -81,8 +81,8 @@ class Contender:
         for row in range(rows if packed else 0):
             segments[row] = _segments(np.roll(self._lengths, -length * row), length)
         words = generator.integers(0, 2**32, 2, dtype=np.uint32)
-        arrays = (jnp.asarray(array, settings["dtype"]) for array in (qkv, gradient))
-        return _Inputs(*arrays, jnp.asarray(segments), jnp.asarray(words))
+        qkv, gradient = (jnp.asarray(array, settings["dtype"]) for array in (qkv, gradient))
+        return _Inputs(qkv, gradient, jnp.asarray(segments), jnp.asarray(words))
 
 
 def _segments(lengths: np.ndarray, row_length: int) -> np.ndarray:
@@ -98,10 +98,12 @@ def _function(kernel: str) -> Callable[[jax.Array, _Inputs], jax.Array]:
     name, _, how = kernel.partition(" ")
     if name == "jax":
         implementation: Any = how
-        return lambda qkv, _: jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation=implementation)
+        return lambda qkv, _: jax.nn.dot_product_attention(
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], implementation=implementation
+        )
     if name == "plain":
         return lambda qkv, inputs: plain_attention(
-            *jnp.moveaxis(qkv, 2, 0), inputs.segments, None if how else inputs.words, _RATE
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], inputs.segments, None if how else inputs.words, _RATE
         )
     backend: Any = {"gpu": "triton", "tpu": "mosaic"}.get(jax.default_backend(), "interpret")
 

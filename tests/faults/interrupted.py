@@ -6,13 +6,14 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
 from tests.conftest import PRIMES, random_checkpoint
 
-SAVES = ("checkpoint files", "manifest", "manifest in place", "old checkpoints", "best model in place", "run.json")
+SAVES = ("checkpoint files", "manifest", "manifest in place", "old checkpoints", "best model", "results")
 """Moments inside saves at which a run can kill itself."""
 
 
@@ -63,11 +64,13 @@ def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 
         from train.__main__ import main
 
         if kill:
-            _arm(kill, random.Random(seed).randrange(1, 5))
+            _arm(kill, 1 if kill in ("best model", "results") else random.Random(seed).randrange(1, 5))
         run(lambda: main(arguments))
     except SystemExit as end:
         sys.stdout.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(99)
 
@@ -87,7 +90,6 @@ def wait(child: int, seconds: float = 120.0) -> int:
 
 def _arm(kill: str, which: int) -> None:
     """Have the process kill itself at the moment `kill`, when that comes for the `which`-th time."""
-    import bert_jax.files
     import train.checkpoints
     import train.loop
 
@@ -119,7 +121,7 @@ def _arm(kill: str, which: int) -> None:
             at(train.checkpoints, "write_whole", to_manifest, after=True)
         case "old checkpoints":
             at(train.checkpoints.shutil, "rmtree")
-        case "best model in place":
-            at(bert_jax.files, "_exchange")
-        case "run.json":
+        case "best model":  # written, not in place
+            at(train.loop.checkpoint, "write", after=True)
+        case "results":
             at(train.loop, "write_json")
