@@ -95,9 +95,7 @@ class Bench:
 
     def write(self) -> None:
         """Write the JSON, whole or not at all."""
-        part = self._args.json.with_suffix(".part")
-        write_json(part, self._found | {"table": gpu_table.table(self._found)})
-        part.replace(self._args.json)
+        write_json(self._args.json, self._found | {"table": gpu_table.table(self._found)})
 
     def close(self) -> None:
         """End the process started ahead, if its turn has not come."""

@@ -51,9 +51,14 @@ class Prediction(NamedTuple):
         return out
 
 
-def make_apply(graphdef: nnx.GraphDef[SequenceClassifier]) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
-    """Compile the forward pass, without dropout, of a classifier split as `graphdef, params`."""
-    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows))
+def make_apply(
+    graphdef: nnx.GraphDef[SequenceClassifier], out_shardings: jax.sharding.Sharding | None = None
+) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
+    """Compile the forward pass, without dropout, of a classifier split as `graphdef, params`.
+
+    `out_shardings` says where the logits are to lie, if not where the compiler leaves them.
+    """
+    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=out_shardings)
 
 
 def batch_tokens() -> int:

@@ -173,6 +173,7 @@ def test_ours_and_the_kernels(tmp_path):
             assert 0 < difference["fused"] < 2 * difference["plain"] < 0.1
     assert "tiny stand-ins" in done.stdout
     assert not (tmp_path / "found" / "gpu.part").exists()
+    assert not list((tmp_path / "found").glob(".*"))  # nor what a file is written to before it takes its name
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")

@@ -3,14 +3,13 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.heads import SequenceClassifier
 from bert_jax.packing import Rows, Tokens, prediction_batches
-from bert_jax.predict import IN_FLIGHT, batch_tokens, late
+from bert_jax.predict import IN_FLIGHT, batch_tokens, late, make_apply
 
 from .metrics import Metrics, classification
 from .parallel import Layout
@@ -23,7 +22,7 @@ class Evaluator:
 
     def __init__(self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int):
         self._layout, self._num_labels = layout, num_labels
-        self._apply = jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=layout.everywhere())
+        self._apply = make_apply(graphdef, layout.everywhere())
 
     def __call__(
         self,

@@ -6,9 +6,10 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -30,15 +31,17 @@ from .checkpoints import Checkpoints, filled, named
 from .config import TrainConfig
 from .evaluate import Evaluator
 from .metrics import Metrics
-from .parallel import Layout, Trainer, make_layout
+from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
 from .prepare import Prepared
 from .report import CompileClock, Speed, closing_table, ticker
 from .run_directory import MetricsLog, RunDirectory
 from .step import State, StepMetrics
 from .stopping import Signals, Stopped
 
+T = TypeVar("T")
+
 LOG_EVERY = 10
-"""Steps between two reads of their metrics, and so the most that are lost to a kill of the log."""
+"""Steps between two reads of their metrics, which wait for those steps."""
 
 
 @dataclass
@@ -63,15 +66,14 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     clock = CompileClock()
     network = prepared.checkpoint.config
     layout = make_layout(network, config.parallel, config.model_parallel, config.shard_parameters)
-    on_cpu = jax.default_backend() == "cpu"
     batches = Batches(
         prepared.data,
         batch_size=config.batch_size,
         seed=config.seed,
         micro=config.accumulate,
         shards=layout.shards,
-        window=config.steps_per_dispatch or (1 if on_cpu else 16),
-        multiple=8 if on_cpu else 64,  # of tokens in a row, as the fused attention likes them
+        window=config.steps_per_dispatch or default_window(),
+        multiple=row_multiple(),
     )
     check_attention(config.attention, batches.shapes.row_length, network.head_size)
     console.print(_describe(batches, layout))
@@ -145,12 +147,12 @@ class _Run:
                     self._between()
             except Stopped as stopped:
                 self._save()
-                hosts.on_first(lambda: self.checkpoints and self.checkpoints.finish())
+                self._on_checkpoints(Checkpoints.finish)
                 self.console.print(f"{stopped}: saved at step {here.step}; the same command goes on from there")
                 raise
             if self.saved < here.step:
                 self._save()
-            hosts.on_first(lambda: self.checkpoints and self.checkpoints.finish())
+            self._on_checkpoints(Checkpoints.finish)
         results = {"dev": Metrics(**here.dev)} if here.dev else {}
         if "test" in self.prepared.evaluated:  # by the model as saved, not as remembered
             tensors = hosts.from_first(_saved(self.out / "best", self.network))
@@ -178,7 +180,7 @@ class _Run:
         """The state to go on from, and `progress` to match."""
         trainer, params = self.trainer, self.params
         del self.params  # the state will have its own
-        found = hosts.on_first(lambda: self.checkpoints.newest() if resume and self.checkpoints else None)
+        found = self._on_checkpoints(lambda checkpoints: checkpoints.newest() if resume else None)
         facts = hosts.facts_from_first(found and found[0])
         if facts is None:
             return trainer.start(params)
@@ -213,10 +215,14 @@ class _Run:
         if not (ends or urgent or step - self.pending[0][0] >= LOG_EVERY):
             return
         self._flush(all=bool(ends or urgent))
-        hosts.on_first(lambda: self.checkpoints and self.checkpoints.check())
+        self._on_checkpoints(Checkpoints.check)
         self.signals.check_all()
         if not ends and hosts.largest(self._due()):  # at the end of an epoch, after its evaluation
             self._save()
+
+    def _on_checkpoints(self, action: Callable[[Checkpoints], T]) -> T | None:
+        """`hosts.on_first`, of the checkpoints that the first process alone has."""
+        return hosts.on_first(lambda: action(self.checkpoints) if self.checkpoints else None)
 
     def _due(self) -> bool:
         steps, seconds = self.config.checkpoint_interval
@@ -242,8 +248,7 @@ class _Run:
         here = self.progress
         arrays = named(self.trainer.whole(self.state))
         here.log_bytes = self.log.sync()
-        checkpoints = self.checkpoints
-        hosts.on_first(lambda: checkpoints and checkpoints.save(here.step, arrays, asdict(here)))
+        self._on_checkpoints(lambda checkpoints: checkpoints.save(here.step, arrays, asdict(here)))
         self.saved, self.saved_at = here.step, time.monotonic()
 
     def _evaluate_epoch(self) -> None:

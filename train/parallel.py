@@ -110,6 +110,16 @@ def make_layout(
     return Layout(mesh, parallel == "pmap", shard_parameters)
 
 
+def default_window() -> int:
+    """Steps that this backend takes in one dispatch: a CPU pays for a loop, and waits for no host."""
+    return 1 if jax.default_backend() == "cpu" else 16
+
+
+def row_multiple() -> int:
+    """What a row's length is to be a multiple of: on GPU and TPU, as the fused attention likes it."""
+    return 8 if jax.default_backend() == "cpu" else 64
+
+
 def _spec(name: str, shape: tuple[int, ...], data: int) -> P:
     """Where an array of the model's lies: over `model` by its name, over `data`, if that is given, by its shape."""
     axes: list[str | None] = [None] * len(shape)

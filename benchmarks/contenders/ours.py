@@ -19,7 +19,7 @@ from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from bert_jax.predict import make_apply, packed_logits
 from train.batches import Batches, Shapes, TokenSet
-from train.parallel import Trainer, make_layout
+from train.parallel import Trainer, default_window, make_layout, row_multiple
 
 from ..workload import Examples, Job
 
@@ -42,8 +42,8 @@ class Contender:
             batch_size=settings["batch_size"],
             seed=settings["seed"],
             packed=how == "packed",
-            window=1 if jax.default_backend() == "cpu" else 16,
-            multiple=8 if jax.default_backend() == "cpu" else 64,
+            window=default_window(),
+            multiple=row_multiple(),
         )
         if how != "packed":
             self.batches.shapes = Shapes(int(how), (settings["batch_size"],))
