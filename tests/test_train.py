@@ -179,6 +179,10 @@ def test_rows_are_as_long_as_a_kernel_wants_them():
         lengths = batches_of(random_examples(64, 4, longest + 1), [0] * 64, batch_size=8, seed=0, multiple=64)
         assert lengths.shapes.row_length % 64 == 0
         assert lengths.shapes.row_length >= expected
+        alone = batches_of(
+            random_examples(8, longest, longest + 1), [0] * 8, batch_size=8, seed=0, multiple=64, packed=False
+        )
+        assert alone.shapes.row_length == expected
 
 
 def test_an_attention_this_machine_lacks_is_refused(monkeypatch):
