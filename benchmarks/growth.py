@@ -59,7 +59,7 @@ def write_checkpoint(directory: Path) -> list[str]:
         for name, shape in parameter_shapes(config).items()
     }
     (directory / "native").mkdir()
-    checkpoint.write(directory / "native", Checkpoint(config, tensors, {"vocab.txt": vocabulary}))
+    checkpoint.write(directory / "native", Checkpoint(config, tensors, {"vocab.txt": vocabulary.read_bytes()}))
     return words
 
 

@@ -33,7 +33,7 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
     for name, layout in (("native", checkpoint), ("hf", huggingface)):
         (directory / name).mkdir(parents=True)
         layout.write(directory / name, start)
-    tokenizer = Tokenizer.load(source.location.directory)
+    tokenizer = Tokenizer.of(source.checkpoint.files, source.location.directory)
     if sentences:
         texts = [row.text for row in splits["train"].rows]
         order = np.random.default_rng(settings["seed"]).permutation(len(texts))

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import BinaryIO, TextIO
 from bert_jax.checkpoint import read_classifier
 from bert_jax.command import Parser, run
 from bert_jax.errors import UserError
+from bert_jax.files import new_file
 from bert_jax.tokenizer import check_max_length
 
 
@@ -83,23 +83,8 @@ def _output(args) -> Iterator[TextIO]:
         with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as out:
             yield out
         return
-    path = Path(args.output)
-    if path.exists() and not args.overwrite:
-        raise UserError(f"{path}: exists; choose another name or pass --overwrite")
-    try:
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write there: {error.strerror}") from None
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    with new_file(Path(args.output), overwrite=args.overwrite) as file:
+        yield file
 
 
 def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:

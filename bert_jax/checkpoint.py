@@ -5,9 +5,9 @@ an encoder inside a classifier is named as it is alone. Label names are in `conf
 here but `load` needs JAX.
 """
 
+import hashlib
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 from bert_jax import tokenizer as tokenizers
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, read_tensors, write_json, write_tensors
+from bert_jax.files import parse_json, read_bytes, write_json
+from bert_jax.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from bert_jax.heads import SequenceClassifier
@@ -33,14 +34,16 @@ class Checkpoint:
     """A model as data: config, named arrays in their stored dtypes, provenance, other files.
 
     `metadata` is what the safetensors header says besides format and version: `source`,
-    `source_sha256` and the like, all strings. `files` maps relative names to the tokenizer's
-    files (and those sentence-transformers wants) where they lie now.
+    `source_sha256` and the like, all strings. `files` maps relative names to the contents of the
+    tokenizer's files (and those sentence-transformers wants). `sha256` maps the names of the files
+    that config and tensors were read from to the SHA-256 of the very bytes that were read.
     """
 
     config: BertConfig
     tensors: Mapping[str, np.ndarray]
-    files: Mapping[str, Path]
+    files: Mapping[str, bytes]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
@@ -110,9 +113,10 @@ def check_memory(config: BertConfig, where: object) -> None:
         )
 
 
-def read_config(path: Path) -> BertConfig:
-    """`config.json`, with the file named in every error."""
-    data = read_json(path)
+def read_config(path: Path) -> tuple[BertConfig, str]:
+    """`config.json` and its SHA-256, with the file named in every error."""
+    content = read_bytes(path)
+    data = parse_json(content, path)
     try:
         config = BertConfig.from_dict(data)
     except UserError as error:
@@ -120,11 +124,11 @@ def read_config(path: Path) -> BertConfig:
     except TypeError as error:
         raise UserError(f"{path}: wrong type: {error}") from None
     check_memory(config, path)
-    return config
+    return config, hashlib.sha256(content).hexdigest()
 
 
-def find_files(directory: Path) -> dict[str, Path]:
-    """The tokenizer's and sentence-transformers' files in a checkpoint directory."""
+def read_files(directory: Path) -> dict[str, bytes]:
+    """The tokenizer's and sentence-transformers' files in a checkpoint directory, by relative name."""
     names = [*tokenizers.FILES, "sentence_bert_config.json", "config_sentence_transformers.json", "modules.json"]
     if (directory / "modules.json").exists():
         names += [
@@ -132,7 +136,11 @@ def find_files(directory: Path) -> dict[str, Path]:
             for folder in sorted(directory.iterdir())
             if re.fullmatch(r"\d+_\w+", folder.name)
         ]
-    return {name: directory / name for name in names if (directory / name).is_file()}
+    return {
+        name: read_bytes(directory / name, within=directory)
+        for name in names
+        if (directory / name).exists() or (directory / name).is_symlink()
+    }
 
 
 def read(directory: Path | str) -> Checkpoint:
@@ -144,16 +152,17 @@ def read(directory: Path | str) -> Checkpoint:
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; expected a checkpoint made by `python -m convert`")
-    config = read_config(directory / "config.json")
+    config, config_sha256 = read_config(directory / "config.json")
     path = directory / "model.safetensors"
-    tensors, metadata = read_tensors(path)
+    tensors, metadata, sha256 = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: not a native checkpoint; convert it first: python -m convert {directory} OUT")
     if metadata.get("format_version") != VERSION:
         raise UserError(f"{path}: format version {metadata.get('format_version')}; this program reads {VERSION}")
     check_tensors(path, parameter_shapes(config), tensors)
     kept = {name: value for name, value in metadata.items() if name not in ("format", "format_version")}
-    return Checkpoint(config, tensors, find_files(directory), kept)
+    hashes = {path.name: sha256, "config.json": config_sha256}
+    return Checkpoint(config, tensors, read_files(directory), kept, hashes)
 
 
 def write(directory: Path, checkpoint: Checkpoint) -> None:
@@ -161,14 +170,14 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     header = {"format": FORMAT, "format_version": VERSION, **checkpoint.metadata}
     write_json(directory / "config.json", checkpoint.config.to_dict())
     write_tensors(directory / "model.safetensors", checkpoint.tensors, header)
-    copy_files(directory, checkpoint.files)
+    write_files(directory, checkpoint.files)
 
 
-def copy_files(directory: Path, files: Mapping[str, Path]) -> None:
-    """Copy a checkpoint's other files under their relative names."""
-    for name, origin in files.items():
+def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write a checkpoint's other files under their relative names."""
+    for name, content in files.items():
         (directory / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(origin, directory / name)
+        (directory / name).write_bytes(content)
 
 
 def with_classifier(start: Checkpoint, labels: tuple[str, ...], seed: int) -> tuple[Checkpoint, list[str]]:
@@ -190,9 +199,9 @@ def with_classifier(start: Checkpoint, labels: tuple[str, ...], seed: int) -> tu
             new.append(name)
             scale = config.initializer_range if name.endswith("kernel") else 0.0
             tensors[name] = (scale * generator.standard_normal(shape)).astype(np.float32)
-    files = {name: path for name, path in start.files.items() if name in tokenizers.FILES}
+    files = {name: content for name, content in start.files.items() if name in tokenizers.FILES}
     metadata = {name: value for name, value in start.metadata.items() if name != "position_ids"}
-    return Checkpoint(config, tensors, files, metadata), new
+    return Checkpoint(config, tensors, files, metadata, start.sha256), new
 
 
 def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:
@@ -203,7 +212,7 @@ def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Token
         raise UserError(f"{directory}: has no classifier yet; fine-tune it: python -m train --model {directory}")
     if config.problem_type != "single_label_classification":
         raise UserError(f"{directory}: problem_type is {config.problem_type}; only single labels are predicted")
-    tokenizer = tokenizers.Tokenizer.load(Path(directory))
+    tokenizer = tokenizers.Tokenizer.of(checkpoint.files, Path(directory))
     tokenizer.check_fits(config, directory)
     return checkpoint, tokenizer
 

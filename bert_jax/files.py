@@ -1,21 +1,28 @@
 """Files read with one clear line when they are wrong, and written whole or not at all."""
 
 import ctypes
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import safetensors
-import safetensors.numpy
+from typing import Any, BinaryIO, TextIO
 
 from bert_jax.errors import UserError
+
+MOST_BYTES = 64 * 2**20
+"""A text file of a checkpoint may be so large; those of the largest vocabularies take a third of it."""
+
+_MOMENT = 60.0
+"""Seconds between making a scratch directory and locking it, at most."""
 
 
 def sha256(path: Path) -> str:
@@ -24,37 +31,66 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file; `UserError` where it is missing, unreadable or not UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+@contextmanager
+def opened(path: Path, *, within: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; everything is to be read, and hashed, through this one descriptor.
 
-
-def read_lines(path: Path, newline: str = "") -> Iterator[str]:
-    """The lines of a UTF-8 text file with their ends, one at a time; raises as `read_text` does.
-
-    They end where `newline` says, as in `open`.
+    Raises `UserError` where it is missing, unreadable, or a pipe or device (which may never end).
+    With `within`, a link must not lead out of that directory, but for the hub cache's own.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline=newline) as file:
-            yield from file
-    except UnicodeDecodeError:
-        read_text(path)  # this one was told of a part of the file; that one counts bytes from the start
-        raise
+        real = path
+        if within is not None:
+            real, root = path.resolve(strict=True), within.resolve()
+            if not real.is_relative_to(root) and not _in_hub_cache(real, root):
+                raise UserError(f"{path}: a link out of its directory, to {real}; put the file itself there")
+        # Resolved above, a link now has been put there since; without O_NONBLOCK a pipe would wait for its writer.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if within else 0)
+        file = open(os.open(real, flags), "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except RuntimeError:  # before Python 3.13, links in a circle
+        raise UserError(f"{path}: {os.strerror(errno.ELOOP)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path}: not a regular file")
+        yield file
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _in_hub_cache(real: Path, root: Path) -> bool:
+    """Whether a snapshot of the hub's cache has this file among its blobs, to which its links lead."""
+    return root.parent.name == "snapshots" and real.parent == root.parent.parent / "blobs"
+
+
+def read_bytes(path: Path, *, within: Path | None = None, most: int = MOST_BYTES) -> bytes:
+    """A file's content; raises as `opened` does, and where it is larger than `most` bytes."""
+    with opened(path, within=within or path.parent) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise UserError(f"{path}: {size:,} bytes; expected at most {most:,}")
+        try:
+            content = file.read(size)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+    if len(content) != size:
+        raise UserError(f"{path}: changed while it was read; try again")
+    return content
+
+
+def decode(content: bytes, path: object) -> str:
+    """UTF-8 as text, without a byte order mark; `UserError` with the offset where it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+
+
+def parse_json(content: bytes, path: object) -> dict[str, Any]:
     """A JSON object; `UserError` with line and column where it is not one."""
     try:
-        data = json.loads(read_text(path))
+        data = json.loads(decode(content, path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
     except RecursionError:
@@ -66,6 +102,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file with a JSON object; raises as `read_bytes` and `parse_json` do."""
+    return parse_json(read_bytes(path), path)
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON object, indented, in the given order of keys."""
     try:
@@ -73,35 +114,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
         content = json.dumps(data, indent=2).encode()
     write_whole(path, content + b"\n")
-
-
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a safetensors file, bfloat16 included, and its metadata."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        raise UserError(f"{path}: not a sound safetensors file ({size:,} bytes): {error}") from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; arrays may be views in any memory order."""
-    # safetensors writes the buffer as it lies, so a transposed view must be laid out anew first.
-    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    safetensors.numpy.save_file(whole, path, metadata=dict(metadata))
-    path.chmod(0o644)  # the library makes it private
-    with open(path, "r+b") as file:  # and puts the metadata into an order of its own each time
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(content) <= size:
-            file.seek(8)
-            file.write(content.ljust(size))
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -125,12 +137,7 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_new_directory(path, overwrite=overwrite)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise UserError(f"{path}: cannot write there: {error.strerror}") from None
-    try:
+    with _scratch(path) as scratch:
         scratch.chmod(0o755)
         yield scratch
         for file in scratch.rglob("*"):
@@ -141,9 +148,66 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         else:
             scratch.rename(path)
         sync(path.parent)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
+    """Yield a UTF-8 text file that takes the place of `path` when the block ends well.
+
+    Raises `UserError` before anything is written where `path` exists and `overwrite` is false, or
+    where it is a directory.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; choose the name of a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists; choose another name or pass --overwrite")
+    with _scratch(path) as scratch:
+        with open(scratch / path.name, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        (scratch / path.name).replace(path)
+        sync(path.parent)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A directory beside `path` to write in, gone at the end; what killed processes left there goes first."""
+    prefix = f".{path.name}.partial-"
+    descriptor = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_abandoned(left)
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        descriptor = os.open(scratch, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if descriptor is None:
+            raise UserError(f"{path}: cannot write there: {error.strerror}") from None
+        # Some network file systems have no locks; the scratch directory is then safe for a minute.
+    try:
+        yield scratch
     finally:
         # What is left under the scratch name is a failed attempt, or the directory replaced.
         shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(scratch: Path) -> None:
+    """Remove a scratch directory that no process holds, and that is not a moment old."""
+    try:
+        descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - os.fstat(descriptor).st_mtime > _MOMENT:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError:
+        pass  # held
+    finally:
+        os.close(descriptor)
 
 
 def check_new_directory(path: Path, *, overwrite: bool = False) -> None:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, read_text
+from bert_jax.files import decode, parse_json, read_bytes
 from bert_jax.packing import Tokens
 
 FILES = (
@@ -48,21 +48,25 @@ class Tokenizer:
         for a vocabulary without [PAD], [UNK], [CLS] or [SEP].
         """
         directory = Path(directory)
-        settings_path = directory / "tokenizer_config.json"
-        settings = read_json(settings_path) if settings_path.exists() else {}
+        return cls.of({name: read_bytes(directory / name) for name in FILES if (directory / name).exists()}, directory)
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes], where: Path) -> "Tokenizer":
+        """The same, of the files' contents by name; `where` is the directory that errors name."""
+        settings = _json(files, "tokenizer_config.json", where)
         names = {kind: _token_name(settings, kind) for kind in _SPECIAL_TOKENS}
-        path = directory / "tokenizer.json"
-        if path.exists():
-            backend = _from_json(path, settings)
+        path = where / ("tokenizer.json" if "tokenizer.json" in files else "vocab.txt")
+        if path.name not in files:
+            raise UserError(f"{where}: no tokenizer.json and no vocab.txt; a checkpoint needs one of them")
+        text = decode(files[path.name], path)
+        if path.name == "tokenizer.json":
+            backend = _from_json(text, path, settings)
         else:
-            path = directory / "vocab.txt"
-            if not path.exists():
-                raise UserError(f"{directory}: no tokenizer.json and no vocab.txt; a checkpoint needs one of them")
-            backend = _from_vocabulary(path, settings, names)
+            backend = _from_vocabulary(text, settings, names)
         missing = [names[kind] for kind in ("pad", "unk", "cls", "sep") if backend.token_to_id(names[kind]) is None]
         if missing:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
-        _add_tokens(backend, directory, settings)
+        _add_tokens(backend, _json(files, "added_tokens.json", where), where, settings)
         named = [
             *names.values(),
             *_listed(settings, "additional_special_tokens"),
@@ -148,6 +152,10 @@ def check_max_length(max_length: int, config: BertConfig) -> None:
         raise UserError(f"--max-length is {max_length}; this model takes 3 to {limit} tokens (max_position_embeddings)")
 
 
+def _json(files: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
+    return parse_json(files[name], where / name) if name in files else {}
+
+
 def _token_name(settings: Mapping[str, Any], kind: str) -> str:
     value = settings.get(f"{kind}_token") or f"[{kind.upper()}]"
     value = value.get("content") if isinstance(value, dict) else value
@@ -156,11 +164,9 @@ def _token_name(settings: Mapping[str, Any], kind: str) -> str:
     return value
 
 
-def _from_json(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _from_json(text: str, path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     try:
-        backend = tokenizers.Tokenizer.from_str(read_text(path))
-    except UserError:
-        raise
+        backend = tokenizers.Tokenizer.from_str(text)
     except BaseException as error:  # a panic in Rust derives from BaseException alone
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
@@ -180,8 +186,8 @@ def _from_json(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _from_vocabulary(path: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> tokenizers.Tokenizer:
-    lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+def _from_vocabulary(text: str, settings: Mapping[str, Any], names: Mapping[str, str]) -> tokenizers.Tokenizer:
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocabulary = {token: index for index, token in enumerate(lines)}
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk"]))
     lowercase = _flag(settings, "do_lower_case")
@@ -199,10 +205,10 @@ def _from_vocabulary(path: Path, settings: Mapping[str, Any], names: Mapping[str
     return backend
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: Mapping[str, Any]) -> None:
-    """Tokens beside the vocabulary, in `added_tokens.json` or `tokenizer_config.json`, at their ids."""
-    beside = directory / "added_tokens.json"
-    added: dict[str, Any] = read_json(beside) if beside.exists() else {}
+def _add_tokens(
+    backend: tokenizers.Tokenizer, added: Mapping[str, Any], where: Path, settings: Mapping[str, Any]
+) -> None:
+    """Tokens beside the vocabulary, those of `added_tokens.json` and `tokenizer_config.json`, at their ids."""
     wanted = {name: (number, AddedToken(name)) for name, number in added.items()}
     fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
     try:
@@ -212,11 +218,9 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: Mappin
         for name, (number, token) in sorted(wanted.items(), key=lambda item: item[1][0]):
             backend.add_tokens([token])  # one that is in the vocabulary keeps its id
             if backend.token_to_id(name) != number:
-                raise UserError(
-                    f"{directory}: token {name!r} cannot have id {number}: ids do not follow the vocabulary"
-                )
+                raise UserError(f"{where}: token {name!r} cannot have id {number}: ids do not follow the vocabulary")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{directory}: added tokens are malformed: {error}") from None
+        raise UserError(f"{where}: added tokens are malformed: {error}") from None
 
 
 def _listed(settings: Mapping[str, Any], name: str) -> list[str]:

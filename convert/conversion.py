@@ -1,18 +1,18 @@
 """One conversion: any source read into a native checkpoint, and what became of its tensors."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 
 from bert_jax import __version__, checkpoint
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import printable
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import sha256
+from bert_jax.tensors import read_metadata
 from bert_jax.tokenizer import Tokenizer
 
 from . import huggingface
@@ -40,17 +40,16 @@ def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ())
         found, findings = huggingface.read(location)
     if labels:
         config = _relabelled(found.config, labels, source)
-        found = Checkpoint(config, found.tensors, found.files, found.metadata)
-    Tokenizer.load(location.directory).check_fits(found.config, location.directory)
+        found = replace(found, config=config)
+    Tokenizer.of(found.files, location.directory).check_fits(found.config, location.directory)
     return Conversion(found, findings, location)
 
 
 def is_native(directory: Path) -> bool:
     """Whether a directory's safetensors header calls itself ours."""
     try:
-        with safetensors.safe_open(directory / huggingface.WEIGHTS, framework="np") as file:
-            return (file.metadata() or {}).get("format") == checkpoint.FORMAT
-    except (OSError, safetensors.SafetensorError):
+        return read_metadata(directory / huggingface.WEIGHTS).get("format") == checkpoint.FORMAT
+    except UserError:
         return False  # the reader for Hugging Face says what is wrong with it
 
 
@@ -59,20 +58,18 @@ def cast(found: Checkpoint, dtype: np.dtype) -> Checkpoint:
     tensors = {name: array.astype(dtype) for name, array in found.tensors.items()}
     stale = {name: dtype.name for name in ("torch_dtype", "dtype") if name in found.config.source}
     config = found.config.replace(source={**found.config.source, **stale})
-    return Checkpoint(config, tensors, found.files, found.metadata)
+    return replace(found, config=config, tensors=tensors)
 
 
 def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]:
     """What `conversion.json` says: where from, what was done, with which program."""
-    directory = conversion.location.directory
-    weights = huggingface.weight_files(directory)
     return {
         "bert_jax": __version__,
         "to": to,
         "dtype": dtype or "as in the source",
         "source": conversion.location.origin,
         "revision": conversion.checkpoint.metadata.get("source_revision"),
-        "sha256": {path.name: sha256(path) for path in [*weights, directory / "config.json"]},
+        "sha256": dict(conversion.checkpoint.sha256),
         **conversion.findings._asdict(),
         "to_train": to_train(conversion.checkpoint),
     }

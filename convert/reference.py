@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.errors import UserError
-from bert_jax.files import read_tensors, write_tensors
+from bert_jax.tensors import read_tensors, write_tensors
 
 from .names import canonical, rows
 from .texts import TEXTS
@@ -157,7 +157,7 @@ def save(path: Path, reference: Reference) -> None:
 
 def load(path: Path) -> Reference:
     """Read what `save` wrote; `UserError` for anything else."""
-    arrays, header = read_tensors(path)
+    arrays, header, _ = read_tensors(path)
     if header.get("format") != "bert_jax reference":
         raise UserError(f"{path}: not a reference file; make one with --save-reference where torch is installed")
     kinds: dict[str, dict[str, Quantity]] = {"forward": {}, "gradients": {}}

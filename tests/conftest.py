@@ -56,7 +56,7 @@ def random_checkpoint(config: BertConfig, directory: Path, seed: int = 0) -> Che
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-    return Checkpoint(config, tensors, {"vocab.txt": directory / "vocab.txt"}, {"source": "random"})
+    return Checkpoint(config, tensors, {"vocab.txt": (directory / "vocab.txt").read_bytes()}, {"source": "random"})
 
 
 @pytest.fixture(scope="session")

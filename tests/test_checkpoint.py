@@ -14,10 +14,11 @@ from bert_jax import checkpoint, files
 from bert_jax.checkpoint import Checkpoint, parameter_shapes, read, read_classifier, with_classifier, write
 from bert_jax.config import CLASSIFIER, ENCODER, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, read_tensors, write_json, write_tensors
+from bert_jax.files import read_json, write_json
 from bert_jax.heads import SequenceClassifier
 from bert_jax.model import Model
 from bert_jax.parameters import build, name_of, named_arrays
+from bert_jax.tensors import read_tensors, write_tensors
 from tests.conftest import PRIMES, ROOT, VOCABULARY, random_checkpoint
 from tests.test_files import identical
 
@@ -57,7 +58,7 @@ def test_what_is_written_reads_and_loads_back(config, tmp_path):
     again = read(directory)
     assert again.config == config
     assert again.metadata == {"source": "random"}
-    assert again.files == {"vocab.txt": directory / "vocab.txt"}
+    assert again.files == {"vocab.txt": (directory / "vocab.txt").read_bytes()}
     assert (directory / "vocab.txt").read_text() == "\n".join(VOCABULARY) + "\n"
     assert list(made.tensors) == list(parameter_shapes(config))
     assert again.tensors.keys() == made.tensors.keys()
@@ -95,12 +96,12 @@ def test_every_tokenizer_file_is_kept_and_nothing_else(tmp_path):
     for name in [*kept, "README.md", "code.py", "pytorch_model.bin", "openvino/config.json", "1_Pooling/extra.txt"]:
         (start / name).parent.mkdir(exist_ok=True)
         (start / name).write_text(name)
-    found = checkpoint.find_files(start)
+    found = checkpoint.read_files(start)
     assert sorted(found) == sorted([*kept, "vocab.txt"])
     directory = save(dataclasses.replace(made, files=found), tmp_path / "model")
     written = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     assert written == {*found, "config.json", "model.safetensors"}
-    assert all((directory / name).read_bytes() == path.read_bytes() for name, path in found.items())
+    assert all((directory / name).read_bytes() == content for name, content in found.items())
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def parts(primes_directory, tmp_path):
     """A checkpoint on disk taken apart: a function that writes it changed, its tensors, its metadata."""
     directory = tmp_path / "model"
     shutil.copytree(primes_directory, directory)
-    tensors, metadata = read_tensors(directory / "model.safetensors")
+    tensors, metadata, _ = read_tensors(directory / "model.safetensors")
 
     def write_changed(**changes):
         new = {name: array for name, array in {**tensors, **changes.get("tensors", {})}.items() if array is not None}
@@ -268,7 +269,7 @@ def test_a_classifier_keeps_the_tokenizer_but_not_the_sentence_embedding(tmp_pat
     (tmp_path / "modules.json").write_text("[]")
     start = dataclasses.replace(
         start,
-        files=checkpoint.find_files(tmp_path),
+        files=checkpoint.read_files(tmp_path),
         metadata={"source": "s", "source_sha256": "h", "position_ids": "int64"},
     )
     made, _ = with_classifier(start, LABELS, seed=0)

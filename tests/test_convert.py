@@ -17,7 +17,8 @@ from bert_jax.checkpoint import parameter_shapes
 from bert_jax.command import run
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, read_tensors, sha256, write_json, write_tensors
+from bert_jax.files import read_json, sha256, write_json
+from bert_jax.tensors import read_tensors, write_tensors
 from convert import conversion, huggingface
 from convert.__main__ import main
 from convert.layouts import SAME, TRANSPOSED
@@ -344,12 +345,10 @@ def test_a_tensor_in_two_shards_is_refused(odd, tmp_path):
         convert(source, tmp_path / "out")
 
 
-def test_pickles_are_not_read(odd, tmp_path):
+def test_other_pickles_are_not_read(odd, tmp_path):
     source, _ = odd("many_heads")
-    (source / "model.safetensors").rename(source / "pytorch_model.bin")
-    with pytest.raises(
-        UserError, match=r"pytorch_model\.bin is a pickle, which is not read; save the checkpoint as safe"
-    ):
+    (source / "model.safetensors").rename(source / "weights.bin")
+    with pytest.raises(UserError, match=r"weights\.bin is not read; save the checkpoint as safetensors"):
         convert(source, tmp_path / "out")
 
 
@@ -553,7 +552,7 @@ def fail(error):
     ("to", "home", "function"),
     [
         ("native", checkpoint, "write_tensors"),
-        ("native", checkpoint, "copy_files"),
+        ("native", checkpoint, "write_files"),
         ("hf", huggingface, "write_tensors"),
         ("hf", huggingface, "write_json"),
         ("native", conversion, "record"),

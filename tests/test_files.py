@@ -11,7 +11,8 @@ import safetensors
 
 from bert_jax import files
 from bert_jax.errors import UserError
-from bert_jax.files import new_directory, read_json, read_tensors, read_text, sha256, write_json, write_tensors
+from bert_jax.files import decode, new_directory, read_bytes, read_json, sha256, write_json
+from bert_jax.tensors import read_tensors, write_tensors
 
 
 def tree(directory) -> dict[str, str]:
@@ -175,6 +176,10 @@ def test_a_directory_that_has_no_name_is_refused(name, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "sub"]
 
 
+def read_text(path):
+    return decode(read_bytes(path), path)
+
+
 def test_text_is_utf8_with_or_without_a_mark(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("é\r\n".encode())
@@ -273,7 +278,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
     path = tmp_path / "a.safetensors"
     metadata = {"format": "test", "note": "é\n\"'", "empty": ""}
     write_tensors(path, ARRAYS, metadata)
-    tensors, read = read_tensors(path)
+    tensors, read, _ = read_tensors(path)
     assert read == metadata
     assert sorted(tensors) == sorted(ARRAYS)
     for name, array in ARRAYS.items():
@@ -305,7 +310,7 @@ def test_the_same_tensors_and_metadata_give_the_same_file(tmp_path):
 
 def test_no_tensors_or_no_metadata_are_fine(tmp_path):
     write_tensors(tmp_path / "a.safetensors", {}, {"x": "1"})
-    assert read_tensors(tmp_path / "a.safetensors") == ({}, {"x": "1"})
+    assert read_tensors(tmp_path / "a.safetensors")[:2] == ({}, {"x": "1"})
     write_tensors(tmp_path / "b.safetensors", {"x": np.zeros(1)}, {})
     assert read_tensors(tmp_path / "b.safetensors")[1] == {}
 
@@ -322,7 +327,7 @@ def test_damaged_tensors_are_said_with_their_size(tmp_path):
             read_tensors(path)
     with pytest.raises(UserError, match=r"b\.safetensors: no such file$"):
         read_tensors(tmp_path / "b.safetensors")
-    with pytest.raises(UserError, match="not a sound safetensors file"):
+    with pytest.raises(UserError, match="Is a directory$"):
         read_tensors(tmp_path)
 
 

@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from bert_jax.files import read_json, read_tensors, sha256
+from bert_jax.files import read_json, sha256
+from bert_jax.tensors import read_tensors
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"

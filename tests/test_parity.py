@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.files import read_tensors, write_tensors
+from bert_jax.tensors import read_tensors, write_tensors
 from bert_jax.tokenizer import Tokenizer
 from convert import conversion, huggingface, parity, reference
 from tests.conftest import ROOT
@@ -21,7 +21,7 @@ def findings(source: str, file: Path):
     probed = parity.with_probe(read.checkpoint)
     against = reference.load(file)
     assert against.parameters_sha256 == reference.fingerprint(probed)
-    return list(parity.compare(probed, Tokenizer.load(read.location.directory), against)), against
+    return list(parity.compare(probed, Tokenizer.of(read.checkpoint.files, read.location.directory), against)), against
 
 
 def check(found, against, layers):
@@ -70,7 +70,7 @@ def copy(tmp_path):
     for path in source.iterdir():
         if path.name != "model.safetensors":
             (directory / path.name).write_bytes(path.read_bytes())
-    tensors, metadata = read_tensors(source / "model.safetensors")
+    tensors, metadata, _ = read_tensors(source / "model.safetensors")
     return directory, tensors, metadata
 
 

@@ -1,23 +1,22 @@
 """Files of labelled texts to examples, with every fault named by file and line."""
 
-import csv
 import json
 import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
-from bert_jax.files import read_lines
+
+from .records import ENDINGS, numbered_by, records
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "document", "tweet")
 LABEL_COLUMNS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
 """Names a column is looked for under, in this order, ignoring case."""
 
 _SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
-_ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
 class Row(NamedTuple):
@@ -29,15 +28,16 @@ class Row(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Rows of one split, the file they come from, and how many rows were skipped as bad."""
+    """Rows of one split, the file they come from, its SHA-256, and how many rows were skipped as bad."""
 
     path: Path
     rows: list[Row]
     skipped: int
+    sha256: str
 
     def place(self, number: int) -> str:
         """Where the row of this number stands: "FILE: line 7"."""
-        return f"{self.path}: {'row' if self.path.suffix.lower() == '.parquet' else 'line'} {number}"
+        return f"{self.path}: {numbered_by(self.path)} {number}"
 
 
 def read_splits(
@@ -70,28 +70,25 @@ def read_splits(
 
 
 def read_file(path: Path, text_column: str | None, label_column: str | None, skip_bad: bool) -> Split:
-    """Read one tsv, csv, jsonl or parquet file."""
-    ending = path.suffix.lower()
-    if ending not in _ENDINGS:
-        raise UserError(f"{path}: unknown kind of file; expected one of {' '.join(_ENDINGS)}")
-    records = {".jsonl": _jsonl, ".parquet": _parquet}.get(ending, _delimited)(path)
-    split, skipped = Split(path, [], 0), 0
+    """Read one file of a kind in `records.ENDINGS`."""
     names: tuple[str, str] | None = None
-    for number, record in records:
-        if names is None or not all(name in record for name in names):
-            names = (
-                _column(path, list(record), text_column, TEXT_COLUMNS, "text"),
-                _column(path, list(record), label_column, LABEL_COLUMNS, "label"),
-            )
-        text, label = record[names[0]], record[names[1]]
-        problem = _problem(names, text, label)
-        if problem is None:
-            # A million rows hold few labels: one string for each of these.
-            split.rows.append(Row(number, text, sys.intern(label) if isinstance(label, str) else label))
-        elif skip_bad:
-            skipped += 1
-        else:
-            raise UserError(f"{split.place(number)}: {problem}; mend the row or pass --skip-bad")
+    with records(path) as (found, sha256):
+        split, skipped = Split(path, [], 0, sha256), 0
+        for number, record in found:
+            if names is None or not all(name in record for name in names):
+                names = (
+                    _column(path, list(record), text_column, TEXT_COLUMNS, "text"),
+                    _column(path, list(record), label_column, LABEL_COLUMNS, "label"),
+                )
+            text, label = record[names[0]], record[names[1]]
+            problem = _problem(names, text, label)
+            if problem is None:
+                # A million rows hold few labels: one string for each of these.
+                split.rows.append(Row(number, text, sys.intern(label) if isinstance(label, str) else label))
+            elif skip_bad:
+                skipped += 1
+            else:
+                raise UserError(f"{split.place(number)}: {problem}; mend the row or pass --skip-bad")
     return split._replace(skipped=skipped)
 
 
@@ -135,7 +132,7 @@ def _find(directory: Path) -> dict[str, Path]:
     scripts = sorted(directory.glob("*.py"))
     found = {}
     for split, stems in _SPLITS.items():
-        files = [directory / f"{stem}{ending}" for stem in stems for ending in _ENDINGS]
+        files = [directory / f"{stem}{ending}" for stem in stems for ending in ENDINGS]
         files = [file for file in files if file.is_file()]
         if len(files) > 1:
             raise UserError(f"{directory}: {files[0].name} and {files[1].name} are both {split}; keep one")
@@ -155,7 +152,7 @@ def _divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
     dev = set(random.Random(seed).sample(range(count), held))
     return {
         "train": split._replace(rows=[row for i, row in enumerate(split.rows) if i not in dev]),
-        "dev": Split(split.path, [row for i, row in enumerate(split.rows) if i in dev], 0),
+        "dev": split._replace(rows=[row for i, row in enumerate(split.rows) if i in dev], skipped=0),
     }
 
 
@@ -196,52 +193,3 @@ def _as_integer(label: int | str) -> int | None:
         return int(label)
     except ValueError:
         return None
-
-
-def _delimited(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(1 << 30)
-    # Tab-separated corpora (GLUE's among them) hold bare quotes, so only csv is read with quoting.
-    if path.suffix.lower() == ".tsv":
-        reader = csv.reader(read_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    else:
-        reader = csv.reader(read_lines(path), strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for cells in reader:
-            line, start = start, reader.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                continue
-            if len(cells) != len(header):
-                raise UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
-            yield line, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}: line {start}: {error}") from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path, "\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.removesuffix("\n"))
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-            raise UserError(f"{path}: line {number}: bad JSON: {reason}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}: line {number}: expected a JSON object")
-        yield number, record
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import datasets
-
-    try:
-        table = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
-    except Exception as error:
-        raise UserError(f"{path}: not a sound parquet file: {str(error).splitlines()[0]}") from None
-    for number, record in enumerate(table, 1):
-        yield number, dict(record)

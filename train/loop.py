@@ -20,7 +20,7 @@ from bert_jax import __version__, checkpoint
 from bert_jax.checkpoint import Checkpoint, parameter_shapes
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import new_directory, sha256, write_json
+from bert_jax.files import new_directory, write_json
 from bert_jax.fused_attention import takes
 from bert_jax.optimizer import fine_tuning
 from bert_jax.parameters import build_classifier, named_arrays
@@ -348,8 +348,8 @@ def _record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: in
             "count": jax.device_count(),
             "processes": jax.process_count(),
         },
-        "source": dict(prepared.checkpoint.metadata),
-        "data": {str(path): sha256(path) for path in prepared.files},
+        "source": {**prepared.checkpoint.metadata, **prepared.checkpoint.sha256},
+        "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
         "examples": prepared.counts,
         "labels": list(prepared.checkpoint.config.labels),
         "steps": steps,

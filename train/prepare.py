@@ -23,7 +23,7 @@ class Prepared(NamedTuple):
     checkpoint: Checkpoint
     data: TokenSet
     evaluated: dict[str, tuple[list[Tokens], list[int]]]
-    files: list[Path]
+    sha256: dict[Path, str]
     counts: dict[str, int]
     notes: list[str]
 
@@ -55,7 +55,7 @@ def prepare(config: TrainConfig) -> Prepared:
     if not start.config.add_pooling_layer and not config.new_pooler:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     start, new = with_classifier(start, names, config.seed)
-    tokenizer = Tokenizer.load(source.location.directory)
+    tokenizer = Tokenizer.of(start.files, source.location.directory)
     cut: Counter[str] = Counter()
 
     def tokens(name: str) -> Iterator[Tokens]:
@@ -78,7 +78,7 @@ def prepare(config: TrainConfig) -> Prepared:
         start,
         data,
         evaluated,
-        sorted({split.path for split in splits.values()}),
+        {split.path: split.sha256 for split in splits.values()},
         {name: len(split.rows) for name, split in splits.items()},
         notes,
     )

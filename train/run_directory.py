@@ -94,7 +94,7 @@ class RunDirectory:
                         f"{self.path}: the run there had other contents of {what}; choose another --out or --restart"
                     )
             self.resumes = True
-            for left in self.path.glob(".best.*"):  # by a process killed while it wrote there
+            for left in self.path.glob(".best.partial-*"):  # by a process killed while it wrote there
                 shutil.rmtree(left, ignore_errors=True)
         else:
             # What is killed in here is begun anew, and never taken for a run of the new record.

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bert_jax.files import read_tensors, write_tensors
+from bert_jax.tensors import read_tensors, write_tensors
 
 
 @pytest.mark.fault(5)
@@ -23,7 +23,7 @@ def test_05_all_misfits_in_one_error(layout, encoder, tmp_path, refused):
             "embeddings.word_embeddings.embedding",
         )
         main([str(encoder), str(source)])
-    tensors, metadata = read_tensors(source / "model.safetensors")
+    tensors, metadata, _ = read_tensors(source / "model.safetensors")
     del tensors[norm]
     tensors["surplus.weight"] = np.zeros(3, np.float32)
     tensors[word] = tensors[word][:-1]
@@ -54,7 +54,7 @@ def test_05_a_classifier_without_its_classifier(edit, encoder, tmp_path, refused
 
 
 def shard(directory):
-    tensors, _ = read_tensors(directory / "model.safetensors")
+    tensors, _, _ = read_tensors(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     weight_map = {}
     for i in range(2):
@@ -81,10 +81,6 @@ def test_08_missing_shard(command, encoder, tmp_path, refused):
 
 @pytest.mark.fault(8)
 def test_08_no_weights_at_all(encoder, tmp_path, refused):
-    (encoder / "model.safetensors").rename(encoder / "pytorch_model.bin")
-    refused(
-        "convert",
-        encoder,
-        tmp_path / "out",
-        fragments=[encoder, "no model.safetensors", "pytorch_model.bin is a pickle"],
-    )
+    (encoder / "model.safetensors").rename(encoder / "weights.bin")
+    fragments = [encoder, "no model.safetensors", "weights.bin is not read"]
+    refused("convert", encoder, tmp_path / "out", fragments=fragments)

@@ -14,7 +14,8 @@ import numpy as np
 
 from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import BertConfig
-from bert_jax.files import write_json, write_tensors
+from bert_jax.files import write_json
+from bert_jax.tensors import write_tensors
 from convert import conversion, huggingface, parity, reference
 from convert.names import rows
 

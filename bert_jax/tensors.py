@@ -1,0 +1,159 @@
+"""Files of tensors in the safetensors format, read strictly and without a copy.
+
+The reader takes nothing that the format's description (huggingface/safetensors, README.md) rules
+out. The library's own accepts a name twice, and opens the file anew, so that what was hashed need
+not be what is read.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from bert_jax.errors import UserError
+from bert_jax.files import opened
+
+MOST_HEADER = 2 * 2**20
+"""Bytes of the JSON that describes the tensors, at most; BERT-large's takes 50,000."""
+
+_DTYPES: dict[str, Any] = {
+    "BOOL": np.bool_,
+    **{f"{kind}{size}": f"<{kind.lower()}{size // 8}" for kind in "UI" for size in (8, 16, 32, 64)},
+    **{f"F{size}": f"<f{size // 8}" for size in (16, 32, 64)},
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+
+
+class TensorFile(NamedTuple):
+    """The tensors of a file, its metadata, and the SHA-256 of the bytes they were read from."""
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    sha256: str
+
+
+class _Entry(NamedTuple):
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_tensors(path: Path) -> TensorFile:
+    """All tensors of a safetensors file, as read-only views of its one copy in memory.
+
+    Raises `UserError` where the file is damaged, breaks the format, leads out of its directory or
+    is larger than this machine's memory.
+    """
+    with opened(path, within=path.parent) as file:
+        size = os.fstat(file.fileno()).st_size
+        entries, metadata, start = _header(file, size, path)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise UserError(f"{path}: {size:,} bytes, more than this machine's memory of {memory:,}")
+        file.seek(0)
+        content = file.read(size)
+    if len(content) != size:
+        raise UserError(f"{path}: changed while it was read; try again")
+    tensors = {
+        name: np.frombuffer(content, dtype, math.prod(shape), start + first).reshape(shape)
+        for name, (dtype, shape, first, _) in entries.items()
+    }
+    return TensorFile(tensors, metadata, hashlib.sha256(content).hexdigest())
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors; raises as `read_tensors` does."""
+    with opened(path, within=path.parent) as file:
+        return _header(file, os.fstat(file.fileno()).st_size, path)[1]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; arrays may be views in any memory order."""
+    # safetensors writes the buffer as it lies, so a transposed view must be laid out anew first.
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    safetensors.numpy.save_file(whole, path, metadata=dict(metadata))
+    path.chmod(0o644)  # the library makes it private
+    with open(path, "r+b") as file:  # and puts the metadata into an order of its own each time
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) <= size:
+            file.seek(8)
+            file.write(content.ljust(size))
+
+
+def _header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
+    """Entries by name, metadata, and where the data begin, all checked against the file's size."""
+    try:
+        return _parse(file, size)
+    except RecursionError:
+        reason = "the header is nested too deeply"
+    except ValueError as error:  # what JSON and UTF-8 say too
+        reason = str(error)
+    raise UserError(f"{path}: not a sound safetensors file ({size:,} bytes): {reason}")
+
+
+def _parse(file: BinaryIO, size: int) -> tuple[dict[str, _Entry], dict[str, str], int]:
+    if size < 8:
+        raise ValueError("the length of the header alone takes 8")
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size - 8, MOST_HEADER):
+        raise ValueError(f"the header claims {length:,} bytes, {min(size - 8, MOST_HEADER):,} are possible")
+    content = file.read(length)
+    if not content.startswith(b"{"):
+        raise ValueError("the header is no JSON object")
+    header = json.loads(content.decode(), object_pairs_hook=_once)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ holds something other than strings")
+    entries = {name: _entry(name, described) for name, described in header.items()}
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if entry.start != end:
+            raise ValueError(f"{name} begins at byte {entry.start:,} of the data, where the one before ends at {end:,}")
+        end = entry.end
+    if end != size - 8 - length:
+        raise ValueError(f"tensors end at byte {end:,} of the data, which are {size - 8 - length:,} bytes")
+    return entries, metadata, 8 + length
+
+
+def _entry(name: str, described: Any) -> _Entry:
+    """What the header says of one tensor."""
+    if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name} is not described by dtype, shape and data_offsets")
+    kind, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise ValueError(f"{name} has dtype {str(kind)[:40]}; expected one of {', '.join(_DTYPES)}")
+    for numbers in (shape, offsets):
+        # A bool would be a whole number to Python; numpy can count neither more elements nor more axes.
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+            raise ValueError(f"shape and data_offsets of {name} are not lists of whole numbers")
+    dtype = np.dtype(_DTYPES[kind])
+    if len(offsets) != 2 or len(shape) > 32 or math.prod(n for n in shape if n) >= 2**63:
+        raise ValueError(f"shape or data_offsets of {name} have too many numbers or too large ones")
+    if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise ValueError(
+            f"{name} has {offsets[1] - offsets[0]:,} bytes, its shape takes {math.prod(shape) * dtype.itemsize:,}"
+        )
+    return _Entry(dtype, tuple(shape), *offsets)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is there twice")
+        f"{name}{value if isinstance(value, str) else ''}".encode()  # half of a surrogate pair is a ValueError
+        found[name] = value
+    return found

@@ -1,0 +1,137 @@
+"""Pickles of torch's, read by an unpickler that can build nothing but arrays.
+
+A pickle is a program: it may name any function of any module and have it called. Here the few
+names that a state dict needs stand for functions of this file, and any other name is an error.
+Format: torch/serialization.py, zip files as torch 1.6 and later write them.
+"""
+
+import hashlib
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.files import read_bytes
+from bert_jax.tensors import TensorFile
+
+_MOST_BYTES = 2**36
+
+_STORAGES: dict[str, Any] = {
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "DoubleStorage": np.float64,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class _Kind(NamedTuple):
+    """A storage class's name in the pickle, which says the dtype."""
+
+    dtype: Any
+
+
+def read(path: Path) -> TensorFile:
+    """The tensors of a `pytorch_model.bin`, without torch.
+
+    Raises `UserError` for a damaged file, and for one that asks for anything but arrays: it is
+    read to that point, and nothing of it is executed.
+    """
+    content = read_bytes(path, most=_MOST_BYTES)
+    if not content.startswith(b"PK"):
+        raise UserError(
+            f"{path}: not a zip file as torch 1.6 or later writes; "
+            "save it again there: torch.save(torch.load(FILE, weights_only=True), FILE)"
+        )
+    try:
+        tensors = _read(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: not a sound file of torch's ({len(content):,} bytes): {reason}") from None
+    return TensorFile(tensors, {}, hashlib.sha256(content).hexdigest())
+
+
+def _read(content: bytes) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("an entry is compressed, which torch never does")
+        if sum(entry.file_size for entry in entries) > len(content):
+            raise ValueError("entries lie over each other")
+        programs = [entry.filename for entry in entries if entry.filename.endswith("/data.pkl")]
+        if len(programs) != 1:
+            raise ValueError(f"{len(programs)} entries data.pkl; expected one")
+        folder = programs[0].removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("not in little-endian order")
+        found = _Unpickler(archive.read(programs[0]), lambda key: archive.read(f"{folder}data/{key}")).load()
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError("not a dictionary of names")
+    if odd := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+        raise ValueError(f"{odd[0]} is not a tensor")
+    return dict(found)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, program: bytes, storage: Callable[[str], bytes]):
+        super().__init__(io.BytesIO(program))
+        self._storage = storage
+        self._read: dict[str, np.ndarray] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for: one of ours, or an error."""
+        match module, name:
+            case "collections", "OrderedDict":
+                return OrderedDict
+            case "torch._utils", "_rebuild_tensor_v2":
+                return _tensor
+            case "torch._utils", "_rebuild_parameter":
+                return _parameter
+            case "torch", _ if name in _STORAGES:
+                return _Kind(_STORAGES[name])
+        raise UserError(
+            f"the pickle asks for {module}.{name}, and nothing but arrays is read from one; "
+            "save the checkpoint as safetensors"
+        )
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        """The array of a storage: ("storage", kind, key, device, number of elements)."""
+        what, kind, key, _, count = pid
+        if what != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str):
+            raise ValueError(f"unknown reference {str(pid)[:80]}")
+        if key not in self._read:
+            self._read[key] = np.frombuffer(self._storage(key), kind.dtype)
+        array = self._read[key]
+        if array.dtype != kind.dtype or len(array) != count:
+            raise ValueError(f"storage {key} has {len(array)} elements of {array.dtype.name}, the pickle says {count}")
+        return array
+
+
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+    """A view of a storage, no larger than it."""
+    sizes = [offset, *size, *stride]
+    if not isinstance(storage, np.ndarray) or storage.ndim != 1 or not all(type(n) is int and n >= 0 for n in sizes):
+        raise ValueError("a tensor of no storage, or of sizes that are no whole numbers")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > len(storage) or (math.prod(size) and last >= len(storage)):
+        raise ValueError("a tensor larger than its storage")
+    width = storage.dtype.itemsize
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, [step * width for step in stride], writeable=False)
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data

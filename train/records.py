@@ -1,0 +1,143 @@
+"""One file of labelled texts to records, each with its line or row: csv, tsv, jsonl, gzip of these, parquet."""
+
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from bert_jax.errors import UserError
+from bert_jax.files import decode, opened
+
+_TEXT = (".tsv", ".csv", ".jsonl")
+ENDINGS = (*_TEXT, ".parquet", *(f"{ending}.gz" for ending in _TEXT))
+"""The kinds of files that are read."""
+
+_UNPACKED, _RATIO = 64 * 2**20, 100
+"""Bytes to which any file may unpack, and how many times its size a larger one may; text packs to a fifth."""
+
+_Record = tuple[int, dict[str, Any]]
+
+
+@contextmanager
+def records(path: Path) -> Iterator[tuple[Iterator[_Record], str]]:
+    """The records of a file, each a dictionary with its line, or row, and the file's SHA-256.
+
+    The file is hashed and read through one descriptor. Raises `UserError` for unknown kinds of
+    files and, with the line, where one is damaged.
+    """
+    if not path.name.lower().endswith(ENDINGS):
+        raise UserError(f"{path}: unknown kind of file; expected one of {' '.join(ENDINGS)}")
+    with opened(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        if _kind(path) == ".parquet":
+            yield _parquet(file, path), digest
+            return
+        text = cast(BinaryIO, _Unpacked(file, path)) if path.name.lower().endswith(".gz") else file
+        yield (_jsonl if _kind(path) == ".jsonl" else _delimited)(text, path), digest
+
+
+def numbered_by(path: Path) -> str:
+    """What a record's number counts: lines, or rows where a file has no lines."""
+    return "row" if _kind(path) == ".parquet" else "line"
+
+
+def _kind(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+class _Unpacked(gzip.GzipFile):
+    """What a gzip file holds, until that is suspiciously much."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        super().__init__(fileobj=file)
+        self._path = path
+        self._most = max(_UNPACKED, _RATIO * file.seek(0, io.SEEK_END))
+        file.seek(0)
+
+    def read1(self, size: int = -1) -> bytes:
+        """At most `size` bytes, unless damaged or too many by now (`UserError`)."""
+        try:
+            found = super().read1(size)
+        except (EOFError, OSError, zlib.error) as error:
+            raise UserError(f"{self._path}: not a sound gzip file: {error}; download it again") from None
+        if self.tell() > self._most:
+            raise UserError(
+                f"{self._path}: unpacks to more than {self._most:,} bytes, {_RATIO} times its size or more; "
+                "unpack it yourself if that is meant"
+            )
+        return found
+
+
+def _lines(file: BinaryIO, path: Path, newline: str = "") -> Iterator[str]:
+    """The lines of UTF-8 text with their ends, one at a time; they end where `newline` says, as in `open`."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)  # named, as its end would close the file
+    try:
+        yield from text
+    except UnicodeDecodeError:
+        file.seek(0)  # this error was told of a part of the file; the next one counts bytes from the start
+        decode(file.read(), path)
+        raise
+
+
+def _delimited(file: BinaryIO, path: Path) -> Iterator[_Record]:
+    csv.field_size_limit(1 << 30)
+    # Tab-separated corpora (GLUE's among them) hold bare quotes, so only csv is read with quoting.
+    if _kind(path) == ".tsv":
+        reader = csv.reader(_lines(file, path), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+    else:
+        reader = csv.reader(_lines(file, path), strict=True)
+    header: list[str] | None = None
+    start = 1
+    try:
+        for cells in reader:
+            line, start = start, reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                continue
+            if len(cells) != len(header):
+                raise UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
+            yield line, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: line {start}: {error}") from None
+
+
+def _jsonl(file: BinaryIO, path: Path) -> Iterator[_Record]:
+    for number, line in enumerate(_lines(file, path, "\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.removesuffix("\n"))
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+            raise UserError(f"{path}: line {number}: bad JSON: {reason}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: line {number}: expected a JSON object")
+        yield number, record
+
+
+def _parquet(file: BinaryIO, path: Path) -> Iterator[_Record]:
+    import pyarrow.parquet
+
+    most = max(_UNPACKED, _RATIO * file.seek(0, io.SEEK_END))
+    file.seek(0)
+    numbers = itertools.count(1)
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+        unpacked = max(sum(group.total_byte_size for group in groups), 8 * table.metadata.num_rows)
+        if unpacked > most:
+            raise UserError(f"{path}: unpacks to {unpacked:,} bytes, {_RATIO} times its size or more; write it anew")
+        for batch in table.iter_batches():
+            yield from zip(numbers, batch.to_pylist())  # noqa: B905
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a sound parquet file: {str(error).splitlines()[0]}") from None
