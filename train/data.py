@@ -54,13 +54,14 @@ def read_splits(
     Where there is no dev file, `dev_fraction` of the training rows, chosen by `seed`, is held
     out. Raises `UserError` with file and line for anything that is not a text with a label.
     """
-    if path.is_dir():
+    within = path if path.is_dir() else None
+    if within:
         files = _find(path)
     elif path.is_file():
         files = {"train": path}
     else:
         raise UserError(f"{path}: no such file or directory")
-    splits = {name: read_file(file, text_column, label_column, skip_bad) for name, file in files.items()}
+    splits = {name: read_file(file, text_column, label_column, skip_bad, within) for name, file in files.items()}
     if "dev" not in splits:
         splits = {**_divide(splits["train"], dev_fraction, seed), **{k: v for k, v in splits.items() if k == "test"}}
     for name, split in splits.items():
@@ -69,10 +70,12 @@ def read_splits(
     return splits
 
 
-def read_file(path: Path, text_column: str | None, label_column: str | None, skip_bad: bool) -> Split:
-    """Read one file of a kind in `records.ENDINGS`."""
+def read_file(
+    path: Path, text_column: str | None, label_column: str | None, skip_bad: bool, within: Path | None = None
+) -> Split:
+    """Read one file of a kind in `records.ENDINGS`; a link must not lead out of `within`."""
     names: tuple[str, str] | None = None
-    with records(path) as (found, sha256):
+    with records(path, within=within) as (found, sha256):
         split, skipped = Split(path, [], 0, sha256), 0
         for number, record in found:
             if names is None or not all(name in record for name in names):

@@ -26,15 +26,15 @@ _Record = tuple[int, dict[str, Any]]
 
 
 @contextmanager
-def records(path: Path) -> Iterator[tuple[Iterator[_Record], str]]:
+def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterator[_Record], str]]:
     """The records of a file, each a dictionary with its line, or row, and the file's SHA-256.
 
-    The file is hashed and read through one descriptor. Raises `UserError` for unknown kinds of
-    files and, with the line, where one is damaged.
+    The file is hashed and read through one descriptor; a link must not lead out of `within`. Raises
+    `UserError` for unknown kinds of files and, with the line, where one is damaged.
     """
     if not path.name.lower().endswith(ENDINGS):
         raise UserError(f"{path}: unknown kind of file; expected one of {' '.join(ENDINGS)}")
-    with opened(path) as file:
+    with opened(path, within=within) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         if _kind(path) == ".parquet":
@@ -117,8 +117,10 @@ def _jsonl(file: BinaryIO, path: Path) -> Iterator[_Record]:
             continue
         try:
             record = json.loads(line.removesuffix("\n"))
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        except RecursionError:
+            raise UserError(f"{path}: line {number}: bad JSON: nested too deeply") from None
+        except ValueError as error:
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"{path}: line {number}: bad JSON: {reason}") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}: line {number}: expected a JSON object")

@@ -146,7 +146,8 @@ def assert_converted(out: Path, commit: str) -> None:
     assert (out / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
 
 
-def test_a_branch_is_pinned_to_its_commit_and_only_data_is_asked_for(hub, convert, tmp_path):
+@pytest.mark.fault(58)
+def test_58_a_branch_is_pinned_to_its_commit_and_only_data_is_asked_for(hub, convert, tmp_path):
     done = convert(hub.address, REPOSITORY, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert f"source   {REPOSITORY} at {COMMITS['main']}\n" in done.stdout
