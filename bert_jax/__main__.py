@@ -1,7 +1,9 @@
 """Label texts from the command line: one JSON object a line, as many as texts, in their order."""
 
+import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -48,9 +50,12 @@ def main(argv: list[str] | None = None) -> None:
         interactive = lines is not None and lines.isatty()
         texts = args.texts if lines is None else _texts(lines, args.input or "standard input")
         encode = json.JSONEncoder(ensure_ascii=False).encode
+        # JSON's own escapes leave the control characters of 8 bits, which drive some terminals too.
+        escape = functools.partial(re.compile("[\x7f-\x9f]").sub, lambda found: f"\\u{ord(found[0]):04x}")
         with closing(classifier.stream(texts, max_length=args.max_length, interactive=interactive)) as predictions:
             for prediction in predictions:
-                out.write(encode(prediction.to_dict(logits=args.logits)) + "\n")
+                line = encode(prediction.to_dict(logits=args.logits))
+                out.write((line if line.isprintable() else escape(line)) + "\n")
                 if interactive:
                     out.flush()
 

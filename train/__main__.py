@@ -1,6 +1,6 @@
 """`python -m train`: fine-tune a checkpoint; without arguments, MiniLM on the bundled reviews."""
 
-from bert_jax.command import run
+from bert_jax.command import printable, run
 
 from .config import parse
 
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     compilation.use_cache()
     hosts.join(config)
     hosts.agree(config, prepared)
-    console = Console(highlight=False, quiet=not hosts.is_first())
+    console = Console(highlight=False, markup=False, quiet=not hosts.is_first())
     for note in prepared.notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.print("\n".join(map(printable, note.splitlines())), soft_wrap=True)
     try:
         loop.run(config, prepared, console)
     except Stopped as stopped:

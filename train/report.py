@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bert_jax.command import printable
+
 from .metrics import Metrics
 
 PLAIN_SECONDS = 10.0
@@ -154,9 +156,10 @@ def closing_table(console: Console, labels: Sequence[str], results: dict[str, Me
     last = list(results)[-1]
     confusion = Table(title=f"Confusion on {last}: true label down, predicted across")
     confusion.add_column("")
-    for label in labels:
-        confusion.add_column(label, justify="right")
-    for label, row in zip(labels, results[last].confusion, strict=True):
+    names = [printable(label) for label in labels]
+    for name in names:
+        confusion.add_column(name, justify="right")
+    for label, row in zip(names, results[last].confusion, strict=True):
         confusion.add_row(label, *(f"{count:,}" for count in row))
     console.print(confusion)
     for name, value in facts.items():

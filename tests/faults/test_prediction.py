@@ -1,4 +1,4 @@
-"""Faults of prediction: rows 50, 53 and 54."""
+"""Faults of prediction: rows 50 to 54; row 55 is in test_writing.py."""
 
 import json
 import shlex
@@ -54,3 +54,43 @@ def test_54_reader_gone(reader, predict, tmp_path):
     assert done.stderr == b""
     assert (tmp_path / "code").read_text() == "141\n"
     assert len(done.stdout.splitlines()) == (1 if reader.startswith("head") else 0)
+
+
+@pytest.mark.fault(51)
+def test_51_a_long_line_is_cut_and_flagged_in_bounded_memory(classifier):
+    def peak(text):
+        words = [sys.executable, "-c", PEAK, "--model", str(classifier)]
+        done = subprocess.run(words, input=text, cwd=ROOT, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout), int(done.stderr)
+
+    short, usual = peak(b"a good film\n")
+    long, most = peak(b"very good " * 100_000)
+    assert "truncated" not in short
+    assert long["truncated"]
+    assert long["text"] == ("very good " * 100_000)
+    assert most - usual < 300 * 2**10, "kilobytes for a line of 1 MB"
+
+
+PEAK = """
+import resource, sys
+from bert_jax.__main__ import main
+main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+@pytest.mark.fault(52)
+def test_52_a_nul_byte_is_kept_and_escaped(classifier):
+    done = command("bert_jax", "--model", classifier, input=b"a \0 film\n\0\n")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\0" not in done.stdout
+    assert b"\\u0000" in done.stdout
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["a \0 film", "\0"]
+
+
+@pytest.mark.fault(52)
+def test_52_bad_utf_8_is_said_with_its_line(classifier):
+    done = command("bert_jax", "--model", classifier, input=b"fine\ncaf\xe9\nfine\n")
+    assert done.returncode == 2
+    assert done.stderr.decode() == "error: standard input: line 2 is not UTF-8 at its byte 3\n"
