@@ -1,4 +1,4 @@
-"""Faults of the data: rows 18 to 24."""
+"""Faults of the data: rows 18 to 25; row 26 and more of 25 in test_hostile.py."""
 
 import json
 
@@ -218,3 +218,19 @@ def test_24_rows_of_padding_have_finite_gradients(classifier):
         value, gradients = jax.value_and_grad(loss)(params, np.array(weights, np.float32))
         assert np.isfinite(value)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_25_gzip_is_read_and_a_truncated_one_refused(kind, data, arguments, refused):
+    import gzip
+
+    from train.data import read_splits
+
+    content = (as_jsonl(GOOD) if kind == "jsonl" else as_csv(GOOD, "," if kind == "csv" else "\t")).encode()
+    packed = gzip.compress(content)
+    plain, unpacked = read_splits(data(f"all.{kind}", content)), read_splits(data(f"all.{kind}.gz", packed))
+    assert {name: found.rows for name, found in plain.items()} == {n: found.rows for n, found in unpacked.items()}
+    for damaged in (packed[:-9], packed[:12], b"", b"plain text\n"):
+        fragments = [f"all.{kind}.gz", "not a sound gzip file" if damaged else "0 examples"]
+        refused("train", *arguments(data(f"all.{kind}.gz", damaged)), fragments=fragments)

@@ -70,9 +70,10 @@ def test_09_a_conversion_killed_at_any_moment_leaves_the_old_output_or_the_new(t
     assert os.listdir(out.parent) == ["out"]
 
 
-def test_a_scratch_directory_in_use_is_left_alone_however_old(tmp_path):
+def test_a_scratch_directory_in_use_is_left_alone_however_old_and_a_young_one_too(tmp_path):
     from bert_jax.files import new_directory
 
+    (tmp_path / ".out.partial-young").mkdir()
     with new_directory(tmp_path / "out") as scratch:
         (scratch / "mine").write_text("1")
         os.utime(scratch, (0, 0))
@@ -81,6 +82,7 @@ def test_a_scratch_directory_in_use_is_left_alone_however_old(tmp_path):
         assert (scratch / "mine").read_text() == "1"
         (tmp_path / "out" / "theirs").unlink()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial-young", "out"]
 
 
 @pytest.mark.fault(55)
