@@ -69,7 +69,7 @@ def test_options_of_train_are_these():
         model revision data out restart epochs batch_size learning_rate warmup weight_decay clip_norm
         max_length dtype seed labels text_column label_column dev_fraction skip_bad parallel
         model_parallel shard_parameters accumulate remat attention steps_per_dispatch
-        distributed coordinator num_processes process_id checkpoint_every metric new_pooler
+        distributed coordinator num_processes process_id join_timeout checkpoint_every metric new_pooler
     """
     assert [field.name for field in dataclasses.fields(TrainConfig)] == options.split()
 

@@ -1,6 +1,7 @@
 """`python -m train`: fine-tune a checkpoint; without arguments, MiniLM on the bundled reviews."""
 
 from bert_jax.command import printable, run
+from bert_jax.errors import UserError
 
 from .config import parse
 
@@ -25,14 +26,19 @@ def main(argv: list[str] | None = None) -> int:
 
     compilation.use_cache()
     hosts.join(config)
-    hosts.agree(config, prepared)
-    console = Console(highlight=False, markup=False, quiet=not hosts.is_first())
-    for note in prepared.notes:
-        console.print("\n".join(map(printable, note.splitlines())), soft_wrap=True)
     try:
+        hosts.agree(config, prepared)
+        console = Console(highlight=False, markup=False, quiet=not hosts.is_first())
+        for note in prepared.notes:
+            console.print("\n".join(map(printable, note.splitlines())), soft_wrap=True)
         loop.run(config, prepared, console)
     except Stopped as stopped:
         return 128 + stopped.number
+    except UserError:
+        raise
+    except Exception as error:
+        hosts.leave(error)
+        raise
     return 0
 
 

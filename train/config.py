@@ -64,12 +64,13 @@ class TrainConfig:
     coordinator: str | None = _option(None, "join at this address of process 0", metavar="HOST:PORT")
     num_processes: int | None = _option(None, "processes that meet there", kind=int, metavar="N")
     process_id: int | None = _option(None, "this process's number, from 0", kind=int, metavar="I")
+    join_timeout: int = _option(300, "wait so long for the other processes", kind=int, metavar="SECONDS")
     checkpoint_every: str = _option("10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
     metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
     new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "model_parallel", "accumulate", "steps_per_dispatch"):
+        for name in ("epochs", "batch_size", "model_parallel", "accumulate", "steps_per_dispatch", "join_timeout"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
         self._require("accumulate", self.accumulate <= self.batch_size, "at most --batch-size")

@@ -2,6 +2,13 @@
 
 import hashlib
 import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,8 +23,11 @@ from .prepare import Prepared
 
 T = TypeVar("T")
 
-_OWN = ("out", "coordinator", "process_id", "restart")
-"""Options in which processes may differ: only the first one writes."""
+_OWN = ("out", "coordinator", "process_id", "restart", "join_timeout", "model", "revision", "data")
+"""Options in which processes may differ: only the first one writes, and what was read is compared itself."""
+
+HEARTBEAT = 10
+"""Seconds without a sign of life of a process after which JAX ends the others."""
 
 
 def join(config: TrainConfig) -> None:
@@ -29,7 +39,7 @@ def join(config: TrainConfig) -> None:
     """
     if config.coordinator is None and not config.distributed:
         return
-    where = {}
+    where, begun = {}, time.monotonic()
     if config.coordinator is not None:
         where = {
             "coordinator_address": config.coordinator,
@@ -38,8 +48,16 @@ def join(config: TrainConfig) -> None:
             # By default it would listen on all addresses, and it has no password.
             "coordinator_bind_address": config.coordinator if config.process_id == 0 else None,
         }
+        _check_address(config.coordinator, listens=config.process_id == 0, seconds=config.join_timeout)
+    late = threading.Timer(max(0.0, config.join_timeout - (time.monotonic() - begun)), _nobody_came, [config])
+    late.daemon = True
+    late.start()
     try:
-        jax.distributed.initialize(**where)
+        jax.distributed.initialize(
+            **where,
+            initialization_timeout=config.join_timeout + 600,  # where it has its own way, it aborts the process
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if config.coordinator is None:
@@ -48,6 +66,28 @@ def join(config: TrainConfig) -> None:
                 "give --coordinator, --num-processes and --process-id"
             ) from None
         raise UserError(f"--coordinator {config.coordinator}: cannot meet the other processes: {reason}") from None
+    finally:
+        late.cancel()
+
+
+def leave(error: Exception) -> None:
+    """End this process at once with code 1, where there are others: they, or their connections, may be gone.
+
+    An orderly end would wait for them. The lines on standard error say why.
+    """
+    if jax.process_count() == 1:
+        return
+    if isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error)):  # XLA's, as a ValueError
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, another one may have ended: "
+            f"{str(error).splitlines()[0]}; the same commands go on from the newest checkpoint",
+            file=sys.stderr,
+        )
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def is_first() -> bool:
@@ -64,7 +104,8 @@ def agree(config: TrainConfig, prepared: Prepared) -> None:
     labels = [np.asarray(ids) for _, ids in prepared.evaluated.values()]
     parts = {
         "options": [np.frombuffer(json.dumps(options, default=str).encode(), np.uint8)],
-        "model": [prepared.checkpoint.tensors[name] for name in sorted(prepared.checkpoint.tensors)],
+        "model": [np.frombuffer(repr(prepared.checkpoint.config).encode(), np.uint8)]
+        + [prepared.checkpoint.tensors[name] for name in sorted(prepared.checkpoint.tensors)],
         "data": [*prepared.data, *tokens, *labels],
     }
     digests = np.stack([_digest(arrays) for arrays in parts.values()])
@@ -130,6 +171,57 @@ def to_host(tree: Any) -> Any:
         return np.array(x) if x.is_fully_addressable else np.array(multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(fetch, tree)
+
+
+def _check_address(address: str, *, listens: bool, seconds: float) -> None:
+    """Raise `UserError` unless one can listen there, or somebody does within so many seconds.
+
+    JAX would crash in the one case, and abort in the other.
+    """
+    host, _, port = address.rpartition(":")
+    where = host.strip("[]"), int(port)
+    end = time.monotonic() + seconds
+    try:
+        family, _, _, _, found = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--coordinator {address}: no such host ({reason})") from None
+    if listens:
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(found)
+                trial.listen()
+            except OSError as error:
+                raise UserError(
+                    f"--coordinator {address}: process 0 cannot listen there: {error.strerror}; "
+                    "give a free port of an address of its machine"
+                ) from None
+        return
+    while True:
+        try:
+            socket.create_connection(where, timeout=max(0.1, min(5.0, end - time.monotonic()))).close()
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise UserError(
+                    f"--coordinator {address}: nobody answers there after {seconds:g} s ({error.strerror or error}); "
+                    "is process 0 started, and is this its address? --join-timeout says how long to wait"
+                ) from None
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _nobody_came(config: TrainConfig) -> None:
+    where = f"--coordinator {config.coordinator}" if config.coordinator else "--distributed"
+    expected = f"all {config.num_processes}" if config.num_processes else "all"
+    print(
+        f"error: {where}: not {expected} processes came within {config.join_timeout} s; "
+        "are all started, with these options? --join-timeout says how long to wait",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _digest(arrays: list[Any]) -> np.ndarray:

@@ -37,6 +37,7 @@ from .report import CompileClock, Speed, closing_table, ticker
 from .run_directory import MetricsLog, RunDirectory
 from .step import State, StepMetrics
 from .stopping import Signals, Stopped
+from .watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -79,12 +80,13 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     console.print(_describe(batches, layout))
     record = _record(config, prepared, batches, config.epochs * batches.steps_per_epoch)
     with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog())
         first = hosts.on_first(
             lambda: stack.enter_context(RunDirectory(config.run_directory, record, restart=config.restart))
         )
         checkpoints = first and stack.enter_context(Checkpoints(first.path / "checkpoints", console.print))
         signals = stack.enter_context(Signals())
-        this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals)
+        this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
         results = this.train(resume=first is not None and first.resumes)
         this.finish(record, results)
     return results
@@ -103,10 +105,12 @@ class _Run:
         batches: Batches,
         checkpoints: Checkpoints | None,
         signals: Signals,
+        watchdog: Watchdog,
     ):
         self.start = time.monotonic()
         self.config, self.prepared, self.console, self.clock = config, prepared, console, clock
         self.layout, self.batches, self.checkpoints, self.signals = layout, batches, checkpoints, signals
+        self.watchdog = watchdog
         self.network, self.out = prepared.checkpoint.config, config.run_directory
         self.steps = config.epochs * batches.steps_per_epoch
         self.settings = {"attention": config.attention, "remat": config.remat}
@@ -146,10 +150,12 @@ class _Run:
                     self._dispatch(key, resident)
                     self._between()
             except Stopped as stopped:
+                self.watchdog.unknown()
                 self._save()
                 self._on_checkpoints(Checkpoints.finish)
                 self.console.print(f"{stopped}: saved at step {here.step}; the same command goes on from there")
                 raise
+            self.watchdog.unknown()
             if self.saved < here.step:
                 self._save()
             self._on_checkpoints(Checkpoints.finish)
@@ -197,12 +203,16 @@ class _Run:
         count = batches.window_at(step)
         with jax.transfer_guard("disallow"):  # what goes to the device goes there in words
             plan, num_rows = batches.plan(step, count)
+            if num_rows not in trainer.compiled:
+                self.watchdog.unknown()
             data = resident
             if data is None:
                 own, plan = batches.streamed(plan, self.layout.own_shards)
                 data = trainer.place_own(own)
             self.state, metrics = trainer(self.state, data, trainer.place_plan(plan, count), key, num_rows)
         self.speed.count(batches.computed(num_rows), batches.useful_tokens(step, count), count)
+        self.watchdog.step = step
+        self.watchdog.beat()
         self.pending.append((step, count, metrics))
         self.progress.step += count
         self.progress.score = None
@@ -236,7 +246,11 @@ class _Run:
         ready = self.pending if all else self.pending[:-1]
         if not ready:
             return
-        windows = [(first, n, self.trainer.metrics(values)) for first, n, values in ready]
+        windows = []
+        for first, n, values in ready:
+            windows.append((first, n, self.trainer.metrics(values)))
+            self.watchdog.beat()
+        self.watchdog.lap()
         self.pending = [] if all else self.pending[-1:]
         loss = _log_steps(self.log, windows)
         self.speed.lap()
@@ -246,21 +260,24 @@ class _Run:
         """Begin to write a checkpoint of this step."""
         self._flush()
         here = self.progress
-        arrays = named(self.trainer.whole(self.state))
-        here.log_bytes = self.log.sync()
-        self._on_checkpoints(lambda checkpoints: checkpoints.save(here.step, arrays, asdict(here)))
+        with self.watchdog.long():
+            arrays = named(self.trainer.whole(self.state))
+            here.log_bytes = self.log.sync()
+            self._on_checkpoints(lambda checkpoints: checkpoints.save(here.step, arrays, asdict(here)))
         self.saved, self.saved_at = here.step, time.monotonic()
 
     def _evaluate_epoch(self) -> None:
         """Evaluate on dev, and keep the model if it is the best so far."""
         here, config = self.progress, self.config
         params = self.trainer.parameters(self.state)
-        between = self.signals.check if jax.process_count() == 1 else lambda: None
-        dev = self.evaluate(params, *self.prepared.evaluated["dev"], between=between)
+        between = self.signals.check if jax.process_count() == 1 else self.watchdog.beat
+        with self.watchdog.evaluation():
+            dev = self.evaluate(params, *self.prepared.evaluated["dev"], between=between)
         score = getattr(dev, config.metric)
         better = here.best is None or score > here.best
         if better:
-            hosts.on_first(lambda: _save(self.out / "best", self.prepared.checkpoint, params))
+            with self.watchdog.long():
+                hosts.on_first(lambda: _save(self.out / "best", self.prepared.checkpoint, params))
             here.best, here.dev = score, dev._asdict()
         epoch = here.step // self.batches.steps_per_epoch
         self.log.write(step=here.step, epoch=epoch, split="dev", **dev._asdict())
@@ -313,9 +330,17 @@ def _describe(batches: Batches, layout: Layout) -> str:
         f"batches  {batches.steps_per_epoch:,} steps an epoch of {batches.batch_size} examples{shared} "
         f"{' or '.join(map(str, batches.shapes.row_counts))} rows of {batches.shapes.row_length} tokens"
     )
-    if layout.mesh.size == 1:
-        return text
-    return f"{text}\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
+    if layout.mesh.size > 1:
+        text += f"\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
+    few, more = divmod(batches.batch_size, parts)
+    if more:
+        what = "devices" if parts == layout.mesh.size else "parts"
+        even = f"{few * parts} or {(few + 1) * parts} would" if few else f"{parts} would"
+        text += (
+            f"\npadded   {batches.batch_size} examples over {parts} {what}: "
+            f"{more} have {few + 1}, {parts - more} have {few} ({even} divide evenly)"
+        )
+    return text
 
 
 def _save(directory: Path, start: Checkpoint, params: nnx.State) -> None:

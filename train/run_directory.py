@@ -18,7 +18,7 @@ _OURS = frozenset({LOCK, ".run.json.new"})  # what a run killed before its run.j
 
 MAY_CHANGE = frozenset(
     "out run_directory restart epochs checkpoint_every parallel model_parallel shard_parameters "
-    "distributed coordinator num_processes process_id".split()
+    "distributed coordinator num_processes process_id join_timeout".split()
 )
 """Options that may differ when a run goes on: how long, how often it saves, on which devices.
 

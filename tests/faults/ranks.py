@@ -1,0 +1,155 @@
+"""Processes of a run killed, stopped and stuck: `python -m tests.faults.ranks --runs 20`.
+
+Of two or four processes, one is killed (SIGKILL), stopped (SIGSTOP) or stuck in Python, at a random
+step. All others must end by themselves within 15 s, and not with code 0; so must the stopped one once
+it continues. Then the same commands must go on and finish, with each step once in the log. Prints one
+line; exit code 1 if any run does otherwise.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.faults.interrupted import make
+from tests.processes import address, joining
+
+WITHIN = 15.0
+"""Seconds in which all have to end."""
+
+KINDS = ("killed", "stopped", "stuck")
+
+STEPS = 42
+"""Of a whole run: 6 epochs."""
+
+OPTIONS = "--epochs 6 --checkpoint-every 10".split()
+
+STUCK = """
+import threading
+from bert_jax.command import run
+from train import loop
+from train.__main__ import main
+dispatch = loop._Run._dispatch
+def stuck(self, *arguments):
+    if self.progress.step >= {step}:
+        threading.Event().wait()
+    dispatch(self, *arguments)
+loop._Run._dispatch = stuck
+run(main)
+"""
+
+
+@contextlib.contextmanager
+def started(
+    arguments: list[str], count: int, where: str, scratch: Path, stuck: tuple[int, int] | None = None
+) -> Iterator[list[subprocess.Popen]]:
+    """That many processes of one run, killed in the end; what they print is appended to files in `scratch`.
+
+    `stuck` is a process, and the step at which it stops in Python.
+    """
+    processes = []
+    try:
+        for i in range(count):
+            how = ["-c", STUCK.format(step=stuck[1])] if stuck and i == stuck[0] else ["-m", "train"]
+            command = [sys.executable, *how, *arguments, *joining(where, count=count)[i]]
+            with open(scratch / f"out{i}", "ab") as out, open(scratch / f"err{i}", "ab") as err:
+                processes.append(subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err))
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def until(condition, seconds: float, what: str) -> float:
+    """Seconds until the condition holds; AssertionError after so many."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+def steps(run: Path) -> list[int]:
+    """Those in the log."""
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return [json.loads(line)["step"] for line in lines if "grad_norm" in line and line.endswith("}")]
+
+
+def disturb(
+    arguments: list[str], run: Path, scratch: Path, count: int, kind: str, victim: int, step: int
+) -> list[float]:
+    """Have it happen at that step, and the run go on; seconds until all the others had ended."""
+    commands, where = [*arguments, *OPTIONS, "--out", str(run)], address()
+    with started(commands, count, where, scratch, (victim, step) if kind == "stuck" else None) as processes:
+        until(lambda: len(steps(run)) >= step - 10, 120, "training")
+        if kind != "stuck":
+            until(lambda: len(steps(run)) >= step, 60, "training")
+            processes[victim].send_signal(signal.SIGKILL if kind == "killed" else signal.SIGSTOP)
+        others = [p for i, p in enumerate(processes) if i != victim or kind == "stuck"]
+        late = 5 if kind == "stuck" else 0  # until it comes to that step
+        seconds = [until(lambda: all(p.poll() is not None for p in others), WITHIN + late, "the end of all others")]
+        if kind == "stopped":
+            processes[victim].send_signal(signal.SIGCONT)
+            seconds.append(until(lambda: processes[victim].poll() is not None, WITHIN, "the end of the stopped one"))
+        codes = [process.wait() for process in processes]
+        assert 0 not in codes, codes
+    saved = list((run / "checkpoints").glob("*.json"))
+    with started(commands, count, where, scratch) as processes:
+        until(lambda: all(p.poll() is not None for p in processes), 120, "the run that goes on")
+        assert [p.returncode for p in processes] == [0] * count, [p.returncode for p in processes]
+    assert bool(saved) == ("resumed  at step" in (scratch / "out0").read_text())
+    assert steps(run) == list(range(1, STEPS + 1))
+    return seconds
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.ranks")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    # Every one of these comes before any comes twice.
+    every = list(itertools.product((2, 4), KINDS, (False, True)))
+    generator = random.Random(options.seed)
+    generator.shuffle(every)
+    slowest, wrong = [0.0], 0
+    with tempfile.TemporaryDirectory() as top:
+        directory = Path(top)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        arguments = make(directory / "input")
+        for number, (count, kind, first) in zip(range(options.runs), itertools.cycle(every), strict=False):
+            victim, step = 0 if first else generator.randrange(1, count), generator.randrange(18, 36)
+            scratch = directory / f"run{number}"
+            scratch.mkdir()
+            name = f"run {number}: process {victim} of {count} {kind} at step {step}"
+            try:
+                seconds = disturb(arguments, scratch / "run", scratch, count, kind, victim, step)
+            except AssertionError as error:
+                wrong += 1
+                print(f"{name}: {error}")
+                for path in sorted(scratch.glob("err*")):
+                    print(path.name, path.read_text()[-3000:])
+            else:
+                slowest += seconds
+                print(f"{name}: all ended after {' and '.join(f'{s:.1f}' for s in seconds)} s", file=sys.stderr)
+    print(
+        f"{options.runs} runs of 2 or 4 processes, one of them killed, stopped or stuck: {options.runs - wrong} ended "
+        f"within {WITHIN:g} s (the slowest in {max(slowest):.1f} s) and then went on to a log with each step once"
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
