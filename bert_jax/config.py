@@ -23,6 +23,9 @@ ARCHITECTURES = (CLASSIFIER, ENCODER)
 # A size of 2^31 or more cannot be indexed with the int32 that JAX uses.
 _SIZE_LIMIT = 2**31
 
+# Each layer has sixteen names, so a line of JSON could otherwise ask for any amount of memory.
+_MOST_LAYERS = 1_000
+
 # Settings that change the network into one that is not built here, with their harmless values.
 _UNSUPPORTED = {
     "is_decoder": (False, None),
@@ -76,6 +79,8 @@ class BertConfig:
                 value,
                 f"less than 2^31 (the model would take {self.parameter_bytes:,} bytes)",
             )
+        layers = self.num_hidden_layers
+        _require(layers <= _MOST_LAYERS, "num_hidden_layers", layers, f"at most {_MOST_LAYERS:,}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             value = getattr(self, name)
             if name == "classifier_dropout" and value is None:

@@ -113,7 +113,7 @@ def _parse(file: BinaryIO, size: int) -> tuple[dict[str, _Entry], dict[str, str]
     content = file.read(length)
     if not content.startswith(b"{"):
         raise ValueError("the header is no JSON object")
-    header = json.loads(content.decode(), object_pairs_hook=_once)
+    header = json.loads(content.decode(), object_pairs_hook=_once, parse_int=_whole)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ holds something other than strings")
@@ -137,7 +137,7 @@ def _entry(name: str, described: Any) -> _Entry:
         raise ValueError(f"{name} has dtype {str(kind)[:40]}; expected one of {', '.join(_DTYPES)}")
     for numbers in (shape, offsets):
         # A bool would be a whole number to Python; numpy can count neither more elements nor more axes.
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+        if not isinstance(numbers, list) or not all(type(n) is int and n < 2**63 for n in numbers):
             raise ValueError(f"shape and data_offsets of {name} are not lists of whole numbers")
     dtype = np.dtype(_DTYPES[kind])
     if len(offsets) != 2 or len(shape) > 32 or math.prod(n for n in shape if n) >= 2**63:
@@ -147,6 +147,12 @@ def _entry(name: str, described: Any) -> _Entry:
             f"{name} has {offsets[1] - offsets[0]:,} bytes, its shape takes {math.prod(shape) * dtype.itemsize:,}"
         )
     return _Entry(dtype, tuple(shape), *offsets)
+
+
+def _whole(text: str) -> int:
+    if text.startswith("-"):  # -0 too
+        raise ValueError(f"{text[:20]} is no size")
+    return int(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     """
     directory = location.directory
     config, config_sha256 = read_config(directory / "config.json")
-    tensors, hashes = _read_weights(directory)
+    tensors, hashes = read_weights(directory)
     if location.sha256 and list(hashes.values()) != [location.sha256]:
         raise UserError(
             f"{directory / WEIGHTS}: not the published {MINILM} (sha256 differs); "
@@ -189,7 +189,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     write_files(directory, checkpoint.files)
 
 
-def _read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """All tensors of a directory, and the SHA-256 of each file they were read from.
 
     From `model.safetensors`, the shards an index names, or a pickle of torch's, in this order.
@@ -216,22 +216,22 @@ def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}\.safetensors", name):
             raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
     missing = [name for name in names if not _is_there(directory / name)]
     if missing or not names:
         listed = ", ".join(missing) or "all"
         raise UserError(f"{index}: shards missing beside it: {listed}; download them again")
     tensors: dict[str, np.ndarray] = {}
-    hashes = {}
+    hashes, origins = {}, {}
     for file in names:
         shard: TensorFile = read_tensors(directory / file)
         hashes[file] = shard.sha256
         for name, array in shard.tensors.items():
             if name in tensors:
                 raise UserError(f"{directory / file}: {name} is in another shard too; download the checkpoint again")
-            tensors[name] = array
-    if astray := sorted(set(tensors) ^ set(weight_map)):
+            tensors[name], origins[name] = array, file
+    if astray := sorted(name for name in {*tensors, *weight_map} if origins.get(name) != weight_map.get(name)):
         raise UserError(f"{index}: index and shards differ in {', '.join(astray)}; download them again")
     return tensors, hashes
 

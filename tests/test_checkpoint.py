@@ -177,7 +177,7 @@ def test_config_and_tensors_must_agree(parts):
     write_json(directory / "config.json", {**config, "hidden_act": "mish"})
     with pytest.raises(UserError, match=r"config\.json: hidden_act is 'mish'"):
         read(directory)
-    write_json(directory / "config.json", {**config, "num_hidden_layers": 10**9})
+    write_json(directory / "config.json", {**config, "num_hidden_layers": 1000, "hidden_size": 3 * 2**20})
     with pytest.raises(
         UserError, match=r"config\.json: vocab_size, hidden_size and num_hidden_layers ask for [\d,]+ bytes"
     ):
