@@ -111,7 +111,7 @@ def lowered_step(
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=layout.everywhere())
     with trainer.context():
         program: Any = trainer.program(rows)
-        traced = program.trace(state, data, plan, whole(), key)
+        traced = program.trace(state, data, plan, whole(2), key)
         return traced.lower(lowering_platforms=(platform,))
 
 

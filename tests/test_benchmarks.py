@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import figures, finetune, job, worker
+from benchmarks import figures, finetune, job, saving, worker
 from benchmarks.driver import Entry, Failed, Pool, Worker
 from benchmarks.figures import Round
 from benchmarks.workload import Examples, learning_rate
@@ -230,3 +230,17 @@ def test_absent_peers_are_named():
     assert known["KerasHub on JAX"] == "not installed (--keras-python)"
     for _, ours, peers in finetune.CASES.values():
         assert {ours, *peers} <= set(known)
+
+
+# --- saving
+
+
+def test_the_cost_of_saving(encoder, data, tmp_path, capsys):
+    arguments = ["--model", str(encoder), "--data", str(data), "--steps", "4", "--rounds", "2", "--batch-size", "8"]
+    arguments += ["--max-length", "16"]
+    saving.main([*arguments, "--json", str(tmp_path / "figures.json")])
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert len(found["ratios"]) == 2
+    assert found["checkpoint_bytes"] > 3 * 4 * figures.encoder_parameters(1, 32, 40)  # parameters and two moments
+    assert 0 < found["wait_seconds"] < found["saving_seconds"]
+    assert "cost of saving" in capsys.readouterr().out

@@ -520,7 +520,7 @@ def test_no_pooler_is_the_users_decision(reviews, tmp_path):
 
 
 def test_a_diverging_loss_stops_the_run(encoder, reviews, tmp_path):
-    with pytest.raises(UserError, match="the loss is nan at step .*; try a lower --learning-rate"):
+    with pytest.raises(UserError, match="the loss is nan at step 3, which was not taken .*; lower --learning-rate"):
         run(
             *arguments(
                 encoder, reviews, tmp_path / "run", "--learning-rate", "1e30", "--epochs", "8", "--batch-size", "8"

@@ -10,11 +10,13 @@ def main(argv: list[str] | None = None) -> int:
     """Check everything that can be checked without JAX, then train."""
     config = parse(argv)
     from .prepare import prepare
-    from .run_directory import finished
+    from .run_directory import check_writable, finished
 
     if done := finished(config):
         print(done)
         return 0
+    if not config.distributed and not config.process_id:  # of several processes, the first alone writes
+        check_writable(config.run_directory)
     prepared = prepare(config)
 
     from rich.console import Console

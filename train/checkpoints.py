@@ -4,9 +4,12 @@ A checkpoint is a directory of its step's number, written by Orbax, and a manife
 SHA-256 of every file. It exists when its manifest does, which is written last.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +24,9 @@ from bert_jax.files import sha256, sync, write_whole
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of a failure, we say in one line
 
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""What the system may say, which TensorStore puts at the end of a long story."""
+
 NEWEST, BEST = 2, 1
 """How many are kept: of the newest, and of those with the best score."""
 
@@ -30,6 +36,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, say: Callable[[str], None]):
         self._directory, self._say = directory, say
+        sys.unraisablehook = _report
         # Of several processes only this one saves, so Orbax must not wait for the others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="saves"
@@ -66,7 +73,8 @@ class Checkpoints:
         try:
             saving.result()
         except Exception as error:  # whatever Orbax raises
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            known = (os.strerror(code) for code in _CANNOT_WRITE)
+            reason = next((text for text in known if text in str(error)), str(error).splitlines()[0])
             raise UserError(f"{self._directory}: cannot write a checkpoint: {reason}; those before it stand") from None
 
     def steps(self) -> list[int]:
@@ -138,6 +146,12 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> Path:
         return self._directory / f"{step}.json"
+
+
+def _report(found: Any) -> None:
+    """As Python does, but for what TensorStore's threads complain of once a save has failed: nobody listens."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def named(tree: Any) -> dict[str, Any]:

@@ -35,9 +35,11 @@ class Split(NamedTuple):
     skipped: int
     sha256: str
 
-    def place(self, number: int) -> str:
-        """Where the row of this number stands: "FILE: line 7"."""
-        return f"{self.path}: {numbered_by(self.path)} {number}"
+    def place(self, *numbers: int) -> str:
+        """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
+        unit = numbered_by(self.path) + "s" * (len(numbers) > 1)
+        more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+        return f"{self.path}: {unit} {', '.join(map(str, numbers[:8]))}{more}"
 
 
 def read_splits(

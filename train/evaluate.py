@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
 
 from bert_jax.heads import SequenceClassifier
 from bert_jax.packing import Rows, Tokens, prediction_batches
@@ -35,6 +36,12 @@ class Evaluator:
 
         `between` is called after each batch.
         """
+        return classification(self.logits(params, examples, between), np.asarray(labels))
+
+    def logits(
+        self, params: nnx.State, examples: Sequence[Tokens], between: Callable[[], None] = lambda: None
+    ) -> Float[np.ndarray, "N C"]:
+        """The logits alone, in the order of the examples."""
         logits = np.empty((len(examples), self._num_labels), np.float32)
         batches = prediction_batches(examples, batch_tokens=batch_tokens())
         with self._layout.context():
@@ -44,7 +51,7 @@ class Evaluator:
                 for part, here in zip(members, found.reshape(len(members), -1, self._num_labels), strict=True):
                     logits[part] = here[: len(part)]
                 between()
-        return classification(logits, np.asarray(labels))
+        return logits
 
 
 def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_Dealt]:

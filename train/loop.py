@@ -1,14 +1,11 @@
 """The run, from first line to last."""
 
 import contextlib
-import importlib.metadata
-import math
 import os
-import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -16,27 +13,28 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from bert_jax import __version__, checkpoint
-from bert_jax.checkpoint import Checkpoint, parameter_shapes
-from bert_jax.config import BertConfig
+from bert_jax.command import printable
 from bert_jax.errors import UserError
-from bert_jax.files import new_directory, write_json
+from bert_jax.files import write_json
 from bert_jax.fused_attention import takes
 from bert_jax.optimizer import fine_tuning
-from bert_jax.parameters import build_classifier, named_arrays
+from bert_jax.packing import Tokens
+from bert_jax.parameters import build_classifier
 
-from . import hosts
+from . import hosts, memory
 from .batches import Batches, TokenSet
 from .checkpoints import Checkpoints, filled, named
 from .config import TrainConfig
 from .evaluate import Evaluator
+from .finite import NotFinite, explain, log_steps
 from .metrics import Metrics
 from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
 from .prepare import Prepared
+from .record import describe, record, save_best, saved_best
 from .report import CompileClock, Speed, closing_table, ticker
-from .run_directory import MetricsLog, RunDirectory
+from .run_directory import MetricsLog, RunDirectory, writing
 from .step import State, StepMetrics
-from .stopping import Signals, Stopped
+from .stopping import Signals, Stopped, leave
 from .watchdog import Watchdog
 
 T = TypeVar("T")
@@ -61,34 +59,46 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     """Train, keep the best model by `config.metric` on dev, and report it on every split.
 
     Writes `run.json`, `metrics.jsonl`, `best/` and `checkpoints/` into the run directory, and goes on
-    from the newest checkpoint there. Raises `UserError` where the loss stops being finite, and
-    `Stopped`, all saved, when a signal has asked for it.
+    from the newest checkpoint there. Raises `UserError`, all saved, before a step whose loss or gradients
+    are not finite, and `Stopped`, all saved, when a signal has asked for it.
     """
     clock = CompileClock()
     network = prepared.checkpoint.config
     layout = make_layout(network, config.parallel, config.model_parallel, config.shard_parameters)
-    batches = Batches(
-        prepared.data,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        micro=config.accumulate,
-        shards=layout.shards,
-        window=config.steps_per_dispatch or default_window(),
-        multiple=row_multiple(),
-    )
+
+    def make(config: TrainConfig, data: TokenSet) -> Batches:
+        return Batches(
+            data,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            micro=config.accumulate,
+            shards=layout.shards,
+            window=config.steps_per_dispatch or default_window(),
+            multiple=row_multiple(),
+        )
+
+    batches = make(config, prepared.data)
     check_attention(config.attention, batches.shapes.row_length, network.head_size)
-    console.print(_describe(batches, layout))
-    record = _record(config, prepared, batches, config.epochs * batches.steps_per_epoch)
+    console.print(describe(batches, layout))
+    facts = record(config, prepared, batches, config.epochs * batches.steps_per_epoch)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog())
         first = hosts.on_first(
-            lambda: stack.enter_context(RunDirectory(config.run_directory, record, restart=config.restart))
+            lambda: stack.enter_context(RunDirectory(config.run_directory, facts, restart=config.restart))
         )
         checkpoints = first and stack.enter_context(Checkpoints(first.path / "checkpoints", console.print))
         signals = stack.enter_context(Signals())
-        this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
-        results = this.train(resume=first is not None and first.resumes)
-        this.finish(record, results)
+        with signals.aside(leave):
+            this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
+        try:
+            results = this.train(resume=first is not None and first.resumes)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not memory.is_lack(error) or jax.process_count() > 1:  # one alone must not compile for all
+                raise
+            there = memory.limit()
+            console.print("out of memory; looking for what would fit")
+            raise memory.explain(config, make, this.trainer, batches, there) from None
+        this.finish(facts, results)
     return results
 
 
@@ -131,11 +141,12 @@ class _Run:
 
     def train(self, *, resume: bool) -> dict[str, Metrics]:
         """From the newest checkpoint, or the start, to the end: the metrics of the best model on dev and test."""
-        self.state = self._begin(resume)
-        here, config, batches = self.progress, self.config, self.batches
-        key = self.trainer.key(config.seed)
-        data = self.prepared.data
-        resident = self.trainer.place(data) if hosts.everyone(fits(data.nbytes)) else None
+        config, batches, data = self.config, self.batches, self.prepared.data
+        with self.signals.aside(leave):
+            self.state = self._begin(resume)
+            key = self.trainer.key(config.seed)
+            resident = self.trainer.place(data) if hosts.everyone(memory.fits(data.nbytes)) else None
+        here = self.progress
         path = self.out / "metrics.jsonl" if hosts.is_first() else None
         with (
             MetricsLog(path, here.log_bytes) as self.log,
@@ -151,19 +162,21 @@ class _Run:
                     self._between()
             except Stopped as stopped:
                 self.watchdog.unknown()
-                self._save()
-                self._on_checkpoints(Checkpoints.finish)
-                self.console.print(f"{stopped}: saved at step {here.step}; the same command goes on from there")
+                self._leave(stopped)
                 raise
+            except NotFinite as found:
+                self.watchdog.unknown()
+                here.step, self.pending = found.step - 1, []
+                self._save_all()
+                raise explain(found, self.prepared, batches.indices(here.step), self._answers, config.dtype) from None
             self.watchdog.unknown()
-            if self.saved < here.step:
-                self._save()
-            self._on_checkpoints(Checkpoints.finish)
+            self._save_all()
         results = {"dev": Metrics(**here.dev)} if here.dev else {}
         if "test" in self.prepared.evaluated:  # by the model as saved, not as remembered
-            tensors = hosts.from_first(_saved(self.out / "best", self.network))
+            tensors = hosts.from_first(saved_best(self.out / "best", self.network))
             kept = build_classifier(self.network, tensors, config.dtype, **self.settings)
-            results["test"] = self.evaluate(self.layout.put(nnx.split(kept)[1]), *self.prepared.evaluated["test"])
+            with self.signals.aside(leave):
+                results["test"] = self.evaluate(self.layout.put(nnx.split(kept)[1]), *self.prepared.evaluated["test"])
         return results
 
     def finish(self, record: dict[str, Any], results: dict[str, Metrics]) -> None:
@@ -172,7 +185,8 @@ class _Run:
         seconds = time.monotonic() - self.start
         figures = {**speed.figures(), **clock.figures(), "total_seconds": seconds}
         record |= {"figures": figures, "best": {name: metrics._asdict() for name, metrics in results.items()}}
-        hosts.on_first(lambda: write_json(self.out / "run.json", record))
+        with writing(self.out / "run.json"):
+            hosts.on_first(lambda: write_json(self.out / "run.json", record))
         facts = {
             "compiled": f"{len(speed.shapes)} shapes of the step; {clock.describe()}",
             "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
@@ -181,6 +195,10 @@ class _Run:
             "model": str(self.out / "best"),
         }
         closing_table(self.console, self.network.labels, results, facts)
+
+    def _answers(self, example: Tokens) -> np.ndarray:
+        """The logits of one example by the parameters there are now."""
+        return self.evaluate.logits(self.trainer.parameters(self.state), [example])
 
     def _begin(self, resume: bool) -> State:
         """The state to go on from, and `progress` to match."""
@@ -209,13 +227,14 @@ class _Run:
             if data is None:
                 own, plan = batches.streamed(plan, self.layout.own_shards)
                 data = trainer.place_own(own)
-            self.state, metrics = trainer(self.state, data, trainer.place_plan(plan, count), key, num_rows)
+            placed = trainer.place_plan(plan, count, step)
+            with self.signals.aside(self._rescue):
+                self.state, metrics = trainer(self.state, data, placed, key, num_rows)
         self.speed.count(batches.computed(num_rows), batches.useful_tokens(step, count), count)
         self.watchdog.step = step
         self.watchdog.beat()
         self.pending.append((step, count, metrics))
         self.progress.step += count
-        self.progress.score = None
 
     def _between(self) -> None:
         """Read metrics, in bulk as that waits for their steps; save, stop, where that is due."""
@@ -252,7 +271,7 @@ class _Run:
             self.watchdog.beat()
         self.watchdog.lap()
         self.pending = [] if all else self.pending[-1:]
-        loss = _log_steps(self.log, windows)
+        loss = log_steps(self.log, windows)
         self.speed.lap()
         self.show.update(ready[-1][0] + ready[-1][1], loss, self.speed.tokens_per_second)
 
@@ -262,22 +281,55 @@ class _Run:
         here = self.progress
         with self.watchdog.long():
             arrays = named(self.trainer.whole(self.state))
+            if any(array.is_deleted() for array in jax.tree.leaves(self.state)):
+                raise RuntimeError("a step has taken the state meanwhile")
             here.log_bytes = self.log.sync()
-            self._on_checkpoints(lambda checkpoints: checkpoints.save(here.step, arrays, asdict(here)))
+            facts = asdict(here) | {"score": here.score if here.evaluated == here.step else None}
+            self._on_checkpoints(lambda checkpoints: checkpoints.save(here.step, arrays, facts))
         self.saved, self.saved_at = here.step, time.monotonic()
+
+    def _save_all(self) -> None:
+        """Have this step on the disk."""
+        if self.saved < self.progress.step:
+            self._save()
+        self._on_checkpoints(Checkpoints.finish)
+
+    def _leave(self, stopped: Stopped) -> None:
+        self._save_all()
+        where = f"saved at step {self.saved}" if self.saved else "no step was done"
+        self.console.print(f"{stopped}: {where}; the same command goes on from there")
+
+    def _rescue(self, number: int, late: bool) -> None:
+        """End the process, all saved, beside a main thread that is in the compiler or evaluates.
+
+        If it is not that `late`, only where there is nothing to save; nor when the state is with a step.
+        """
+        if self.saved < self.progress.step and not late:
+            return
+        try:
+            self._leave(Stopped(number))
+        except NotFinite:
+            pass  # whoever goes on will come to it
+        except UserError as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+            os._exit(2)
+        except RuntimeError:  # the main thread has a step running, and will see the signal after it
+            return
+        self.show.close()
+        leave(number)
 
     def _evaluate_epoch(self) -> None:
         """Evaluate on dev, and keep the model if it is the best so far."""
         here, config = self.progress, self.config
         params = self.trainer.parameters(self.state)
         between = self.signals.check if jax.process_count() == 1 else self.watchdog.beat
-        with self.watchdog.evaluation():
+        with self.watchdog.evaluation(), self.signals.aside(self._rescue):
             dev = self.evaluate(params, *self.prepared.evaluated["dev"], between=between)
         score = getattr(dev, config.metric)
         better = here.best is None or score > here.best
         if better:
             with self.watchdog.long():
-                hosts.on_first(lambda: _save(self.out / "best", self.prepared.checkpoint, params))
+                hosts.on_first(lambda: save_best(self.out / "best", self.prepared.checkpoint, params))
             here.best, here.dev = score, dev._asdict()
         epoch = here.step // self.batches.steps_per_epoch
         self.log.write(step=here.step, epoch=epoch, split="dev", **dev._asdict())
@@ -289,17 +341,7 @@ class _Run:
             f"loss {dev.loss:.4f}{'  (best so far)' if better else ''}"
         )
         self.speed.restart()
-
-
-def _log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]]) -> float:
-    """Log the first `count` steps of each window, which begins after step `first`; return the last one's loss."""
-    loss = float("nan")
-    for first, count, metrics in windows:
-        for number, loss, norm in zip(range(count), metrics.loss.tolist(), metrics.grad_norm.tolist(), strict=False):
-            log.write(step=first + number + 1, loss=loss, grad_norm=norm)
-            if not math.isfinite(loss):
-                raise UserError(f"the loss is {loss} at step {first + number + 1}; try a lower --learning-rate")
-    return loss
+        between()
 
 
 def check_attention(name: str, row_length: int, head_size: int) -> None:
@@ -314,70 +356,3 @@ def check_attention(name: str, row_length: int, head_size: int) -> None:
             f"--attention {name} does not take rows of {row_length} tokens with heads of {head_size} numbers; "
             "leave it at auto"
         )
-
-
-def fits(size: int) -> bool:
-    """Whether a token set of so many bytes may stay on the device: up to an eighth of its memory."""
-    device = jax.local_devices()[0]
-    of_host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return size <= (device.memory_stats() or {}).get("bytes_limit", of_host) // 8
-
-
-def _describe(batches: Batches, layout: Layout) -> str:
-    parts = batches.micro * batches.shards
-    shared = f" in {parts} parts of" if parts > 1 else " in"
-    text = (
-        f"batches  {batches.steps_per_epoch:,} steps an epoch of {batches.batch_size} examples{shared} "
-        f"{' or '.join(map(str, batches.shapes.row_counts))} rows of {batches.shapes.row_length} tokens"
-    )
-    if layout.mesh.size > 1:
-        text += f"\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
-    few, more = divmod(batches.batch_size, parts)
-    if more:
-        what = "devices" if parts == layout.mesh.size else "parts"
-        even = f"{few * parts} or {(few + 1) * parts} would" if few else f"{parts} would"
-        text += (
-            f"\npadded   {batches.batch_size} examples over {parts} {what}: "
-            f"{more} have {few + 1}, {parts - more} have {few} ({even} divide evenly)"
-        )
-    return text
-
-
-def _save(directory: Path, start: Checkpoint, params: nnx.State) -> None:
-    """Write the parameters as a native checkpoint in place of an earlier one."""
-    tensors = {name: np.asarray(array) for name, array in named_arrays(params).items()}
-    with new_directory(directory, overwrite=True) as scratch:
-        checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, start.metadata))
-
-
-def _saved(directory: Path, network: BertConfig) -> dict[str, np.ndarray]:
-    """The tensors just saved; where that was another process, zeros in their place."""
-    if hosts.is_first():
-        return dict(checkpoint.read(directory).tensors)
-    return {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(network).items()}
-
-
-def _record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int) -> dict[str, Any]:
-    names = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "safetensors")
-    shapes = batches.shapes
-    return {
-        "config": {**vars(config), "run_directory": str(config.run_directory)},
-        "versions": {
-            "bert_jax": __version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in names},
-        },
-        "device": {
-            "kind": jax.devices()[0].device_kind,
-            "platform": jax.default_backend(),
-            "count": jax.device_count(),
-            "processes": jax.process_count(),
-        },
-        "source": {**prepared.checkpoint.metadata, **prepared.checkpoint.sha256},
-        "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
-        "examples": prepared.counts,
-        "labels": list(prepared.checkpoint.config.labels),
-        "steps": steps,
-        "row_length": shapes.row_length,
-        "row_counts": list(shapes.row_counts),
-    }

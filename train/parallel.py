@@ -25,7 +25,7 @@ from bert_jax.parameters import name_of
 
 from . import hosts
 from .batches import Plan, TokenSet
-from .step import State, StepMetrics, train_steps
+from .step import ANY_STEP, State, StepMetrics, train_steps
 
 # Kernels whose outputs, and whose inputs, are divided over `model` (Megatron-LM, section 3).
 _BY_OUTPUT = re.compile(r"\.(query|key|value|intermediate)\.(kernel|bias)$")
@@ -168,9 +168,14 @@ class Trainer:
     ):
         self.layout, self.row_length = layout, row_length
         self._graphdef, self._optimizer = graphdef, optimizer
+        self.params = jax.eval_shape(lambda params: params, params)
         self.shardings = state_shardings(layout, optimizer, params)
         self.compiled: dict[int, Callable[..., tuple[State, StepMetrics]]] = {}
         self._gather = jax.jit(lambda tree: tree, out_shardings=layout.everywhere())
+
+    def like(self, layout: Layout, row_length: int) -> "Trainer":
+        """One of the same network and optimizer, for other devices and rows."""
+        return Trainer(layout, self._graphdef, self._optimizer, self.params, row_length)
 
     def first_state(self, params: nnx.State) -> State:
         """The state before step 0, as a function to compile."""
@@ -205,13 +210,14 @@ class Trainer:
         words = np.asarray(jax.random.key_data(jax.random.key(seed)))
         return self._on_each(words) if self.layout.pmap else jax.random.wrap_key_data(self.layout.put(words))
 
-    def place_plan(self, plan: Plan, count: int) -> tuple[Plan, jax.Array]:
-        """What a dispatch needs beside state, examples and key; `plan` has axes as in `train_steps`."""
+    def place_plan(self, plan: Plan, count: int, first: int = ANY_STEP) -> tuple[Plan, jax.Array]:
+        """What a dispatch needs beside state, examples and key; arguments as in `train_steps`."""
+        which = np.array([first, count], np.int32)
         if self.layout.pmap:
             own = self.layout.own_shards
             divided = Plan(*(np.moveaxis(array, 2, 0)[own, :, :, None] for array in plan))
-            return self.layout.put_own(divided), self._on_each(np.int32(count))
-        return self.layout.put(plan, self.layout.of_plan().spec), self.layout.put(np.int32(count))
+            return self.layout.put_own(divided), self._on_each(which)
+        return self.layout.put(plan, self.layout.of_plan().spec), self.layout.put(which)
 
     def __call__(
         self, state: State, data: TokenSet, placed: tuple[Plan, jax.Array], key: jax.Array, num_rows: int
@@ -227,8 +233,8 @@ class Trainer:
             if self.layout.pmap:
                 steps = make("data")
                 made = jax.pmap(
-                    lambda state, data, plan, count, words: steps(
-                        state, data, plan, count, jax.random.wrap_key_data(words)
+                    lambda state, data, plan, which, words: steps(
+                        state, data, plan, which, jax.random.wrap_key_data(words)
                     ),
                     "data",
                     donate_argnums=0,

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
@@ -14,14 +16,19 @@ from convert import conversion
 
 from .batches import TokenSet
 from .config import TrainConfig
-from .data import label_ids, read_splits
+from .data import Split, label_ids, read_splits
 
 
 class Prepared(NamedTuple):
-    """A run's input: the starting parameters, the training examples, the splits to evaluate on."""
+    """A run's input: the starting parameters, the training examples, the splits to evaluate on.
+
+    `train` has no rows: the text of example i is on line `lines[i]` of its file.
+    """
 
     checkpoint: Checkpoint
     data: TokenSet
+    train: Split
+    lines: np.ndarray
     evaluated: dict[str, tuple[list[Tokens], list[int]]]
     sha256: dict[Path, str]
     counts: dict[str, int]
@@ -77,6 +84,8 @@ def prepare(config: TrainConfig) -> Prepared:
     return Prepared(
         start,
         data,
+        splits["train"]._replace(rows=[]),
+        np.array([row.number for row in splits["train"].rows], np.int32),
         evaluated,
         {split.path: split.sha256 for split in splits.values()},
         {name: len(split.rows) for name, split in splits.items()},

@@ -109,6 +109,11 @@ class Ticker:
         self._task = bar.add_task("training", total=steps, loss=float("nan"), speed=0.0) if bar else None
         self._start = self._last = time.monotonic()
 
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Step `step` of `steps` is done."""
         if self.bar is not None and self._task is not None:

@@ -1,12 +1,15 @@
 """A run's directory: whose it is, whether the run in it goes on or another begins, its log."""
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
@@ -32,7 +35,7 @@ def finished(config: TrainConfig) -> str | None:
     Raises `UserError` where the directory is not a run's, or that of a run with other options.
     """
     out = config.run_directory
-    if not out.exists() or (out.is_dir() and not set(os.listdir(out)) - _OURS):
+    if not os.path.exists(out) or (out.is_dir() and not set(os.listdir(out)) - _OURS):
         return None
     if not (out / "run.json").is_file():
         raise UserError(f"{out}: exists and is not a run (no run.json); choose another --out")
@@ -44,6 +47,27 @@ def finished(config: TrainConfig) -> str | None:
         return None
     dev = record["best"]["dev"]
     return f"{out}: this run is finished (dev accuracy {dev['accuracy']:.4f}); --restart starts it over"
+
+
+def check_writable(out: Path) -> None:
+    """Raise `UserError` where `out` could not be made or written; nothing is made."""
+    place = Path(os.path.abspath(out))
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{out}: {place} is not a directory; choose another --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot write there: {place} is read-only; choose another --out")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Have what the system says against writing there, such as a full disk, be a `UserError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot write: {reason}; what was saved before stands") from None
 
 
 class RunDirectory:
@@ -68,11 +92,11 @@ class RunDirectory:
             owner = self._lock.read().strip()
             self._lock.close()
             raise UserError(f"{path}: in use by process {owner}; wait for it, or choose another --out") from None
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
         try:
-            self._begin(record, restart)
+            with writing(path):
+                os.ftruncate(self._lock.fileno(), 0)
+                os.write(self._lock.fileno(), f"{os.getpid()}\n".encode())
+                self._begin(record, restart)
         except BaseException:
             self._lock.close()
             raise
@@ -109,24 +133,29 @@ class MetricsLog:
     """metrics.jsonl, or nothing where `path` is None; one JSON object a line."""
 
     def __init__(self, path: Path | None, size: int = 0):
-        self._file = open(path or os.devnull, "a+b")  # noqa: SIM115
-        if path is not None:
-            self._file.truncate(size)  # lines after the checkpoint will be written again
+        self._path = path or Path(os.devnull)
+        with writing(self._path):
+            self._file = open(self._path, "a+b")  # noqa: SIM115
+            if path is not None:
+                self._file.truncate(size)  # lines after the checkpoint will be written again
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self._file.close()
 
     def write(self, **values: Any) -> None:
         """Append a line."""
-        self._file.write(json.dumps(values).encode() + b"\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(values).encode() + b"\n")
+            self._file.flush()
 
     def sync(self) -> int:
         """Have the system write all lines to the disk, and return the file's size in bytes."""
-        os.fsync(self._file.fileno()) if self._file.name != os.devnull else None
+        with writing(self._path):
+            os.fsync(self._file.fileno()) if self._path != Path(os.devnull) else None
         return self._file.tell()
 
 

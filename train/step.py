@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from bert_jax.heads import cross_entropy
 
@@ -30,7 +30,13 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, "*steps"]
 
 
-Steps = Callable[[State, TokenSet, Plan, Int[Any, ""], Key[Array, ""]], tuple[State, StepMetrics]]
+Steps = Callable[[State, TokenSet, Plan, Int[Any, "2"], Key[Array, ""]], tuple[State, StepMetrics]]
+
+ANY_STEP = -1
+"""As the number of the first step: whichever comes next in the state."""
+
+
+_Carry = tuple[Int[Array, ""], State, StepMetrics]
 
 
 def train_steps(
@@ -40,16 +46,20 @@ def train_steps(
     row_length: int,
     axis: str | None = None,
 ) -> Steps:
-    """The pure function `(state, data, plan, count, key) -> state, metrics` of up to a window of steps.
+    """The pure function `(state, data, plan, which, key) -> state, metrics` of up to a window of steps.
 
     The classifier is split as `graphdef, params = nnx.split(model)`. `plan` has arrays
-    (window, micro, shards, slots), of which the first `count` steps are done; `metrics` are arrays
-    (window,). Gradients are summed over micro-batches, and over the devices of `axis` where the
+    (window, micro, shards, slots), and `which` says of how many steps, and the number of the first
+    (`ANY_STEP` for any): `(first, count)`. `metrics` are arrays (window,). A step whose loss or
+    gradients are not finite leaves the state as it was, and so does every step after it, whose number is
+    no longer that of the state. Gradients are summed over micro-batches, and over the devices of `axis` where the
     function is mapped over one. Dropout draws from (key, step, micro-batch, device), so a step is a
     function of (seed, step).
     """
 
-    def step(state: State, data: TokenSet, plan: Plan, key: Key[Array, ""]) -> tuple[State, StepMetrics]:
+    def step(
+        state: State, data: TokenSet, plan: Plan, its_turn: Bool[Array, ""], key: Key[Array, ""]
+    ) -> tuple[State, StepMetrics]:
         key = jax.random.fold_in(key, state.step)
         examples = jnp.sum(plan.places < num_rows * row_length).astype(jnp.float32)
         if axis is not None:
@@ -77,23 +87,31 @@ def train_steps(
             loss, grads = jax.lax.psum((loss, grads), axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(cast(nnx.State, params), opt_state, state.step + 1), StepMetrics(loss, optax.tree.norm(grads))
+        new, norm = State(cast(nnx.State, params), opt_state, state.step + 1), optax.tree.norm(grads)
+        good = its_turn & jnp.isfinite(loss) & jnp.isfinite(norm)
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state), StepMetrics(loss, norm)
 
     def steps(
-        state: State, data: TokenSet, plan: Plan, count: Int[Any, ""], key: Key[Array, ""]
+        state: State, data: TokenSet, plan: Plan, which: Int[Any, "2"], key: Key[Array, ""]
     ) -> tuple[State, StepMetrics]:
-        window = plan.examples.shape[0]
+        window, (first, count) = plan.examples.shape[0], which
+        first = jnp.where(first == ANY_STEP, state.step, first)
         if window == 1:  # a loop's body is compiled apart from it, which the CPU pays for
-            state, metrics = step(state, data, jax.tree.map(lambda x: x[0], plan), key)
+            state, metrics = step(state, data, jax.tree.map(lambda x: x[0], plan), state.step == first, key)
             return state, jax.tree.map(lambda x: x[None], metrics)
 
-        def body(i: Int[Array, ""], carry: tuple[State, StepMetrics]) -> tuple[State, StepMetrics]:
-            state, metrics = carry
+        def goes_on(carry: _Carry) -> Bool[Array, ""]:
+            i, state, _ = carry
+            return (i < count) & (state.step == first + i)
+
+        def body(carry: _Carry) -> _Carry:
+            i, state, metrics = carry
             here = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), plan)
-            state, values = step(state, data, here, key)
-            return state, jax.tree.map(lambda all, one: all.at[i].set(one), metrics, values)
+            state, values = step(state, data, here, jnp.bool_(True), key)
+            return i + 1, state, jax.tree.map(lambda all, one: all.at[i].set(one), metrics, values)
 
         # A loop of a length known only at run time, so that the window an epoch ends with needs no program of its own.
-        return jax.lax.fori_loop(0, count, body, (state, StepMetrics(*jnp.zeros((2, window)))))
+        start = jnp.int32(0), state, StepMetrics(*jnp.zeros((2, window)))
+        return jax.lax.while_loop(goes_on, body, start)[1:]
 
     return steps

@@ -1,10 +1,23 @@
 """Being asked to stop: the step in hand is finished and saved, then the run ends as a shell expects."""
 
+import contextlib
 import os
+import select
 import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
+import jax
+
 from . import hosts
+
+PATIENCE, LOOKS = 4.0, 0.5
+"""Seconds in which the main thread should have answered a signal, and between two looks whether it has."""
+
+Rescue = Callable[[int, bool], None]
 
 
 class Stopped(Exception):
@@ -15,20 +28,36 @@ class Stopped(Exception):
         self.number = number
 
 
+def leave(number: int, late: bool = False) -> None:
+    """End the process as signal `number` would; a `Rescue` for where there is nothing to save."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, never there
+            stream.flush()
+    os._exit(128 + number)
+
+
 class Signals:
     """Within `with`, SIGTERM and SIGINT are noted; a second one ends the process at once.
 
-    Orbax's own handler waits for `jax.distributed`, and does nothing for one process.
+    A thread learns of them too, for the main thread may be in the compiler, where Python's handlers
+    have to wait. Orbax's own handler waits for `jax.distributed`, and does nothing for one process.
     """
 
     def __init__(self):
         self._number = 0
         self._before: dict[int, object] = {}
+        self._lock = threading.Lock()
+        self._rescue: Rescue | None = None
 
     def __enter__(self) -> "Signals":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write)
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
+        self._thread = threading.Thread(target=self._watch, name="bert_jax-signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
@@ -36,6 +65,10 @@ class Signals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._write)
+        self._thread.join()
+        os.close(self._read)
 
     @property
     def asked(self) -> bool:
@@ -52,7 +85,46 @@ class Signals:
         if number := hosts.largest(self._number):
             raise Stopped(number)
 
+    @contextlib.contextmanager
+    def aside(self, rescue: Rescue) -> Iterator[None]:
+        """While the main thread is in here, `rescue(number, late)` may end the process from another thread.
+
+        It is called when a signal comes, and from `PATIENCE` seconds later on with `late`; it returns
+        where it cannot yet. Of several processes, none is ended like this.
+        """
+        self._set(rescue if jax.process_count() == 1 else None)
+        try:
+            yield
+        finally:
+            self._set(None)  # which waits for a rescue under way
+
+    def _set(self, rescue: Rescue | None) -> None:
+        with self._lock:
+            self._rescue = rescue
+
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self._number:
-            os._exit(128 + number)
-        self._number = number
+        self._number = self._number or number
+
+    def _watch(self) -> None:
+        """Read the numbers of signals as they come, and have whoever is aside rescued from the first on."""
+        first, since = 0, 0.0
+        while True:
+            if select.select([self._read], [], [], LOOKS if first else None)[0]:
+                found = os.read(self._read, 1)
+                if not found:
+                    return
+                if found[0] not in self._before:
+                    continue
+                if first:
+                    os._exit(128 + found[0])
+                first, since = found[0], time.monotonic()
+                self._note(first, None)
+            threading.Thread(target=self._try, args=(first, time.monotonic() - since > PATIENCE), daemon=True).start()
+
+    def _try(self, number: int, late: bool) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._rescue is not None:
+                    self._rescue(number, late)
+            finally:
+                self._lock.release()

@@ -20,6 +20,7 @@ from bert_jax.parameters import build_classifier
 from bert_jax.predict import make_apply, packed_logits
 from train.batches import Batches, Shapes, TokenSet
 from train.parallel import Trainer, default_window, make_layout, row_multiple
+from train.step import State
 
 from ..workload import Examples, Job
 
@@ -92,6 +93,10 @@ class Contender:
             self._state, _ = self._trainer(self._state, self._data, placed, self._key, num_rows)
         jax.block_until_ready(self._state)
         return computed
+
+    def whole_state(self) -> State:
+        """A copy of the state on the host, as a checkpoint takes it."""
+        return self._trainer.whole(self._state)
 
     def _windows(self, first: int, steps: int) -> Iterator[tuple[int, int]]:
         step = first

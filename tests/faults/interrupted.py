@@ -13,6 +13,9 @@ from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
 from tests.conftest import PRIMES, random_checkpoint
 
+HOOKS = ("compiling", "later compiling", "evaluation", "checkpoint files", "manifest", "best model")
+"""Moments at which a run can ask itself to stop; in the first three the main thread hangs then, as in the compiler."""
+
 SAVES = ("checkpoint files", "manifest", "manifest in place", "old checkpoints", "best model", "results")
 """Moments inside saves at which a run can kill itself."""
 
@@ -46,11 +49,11 @@ def ends(run: Path) -> dict[str, object]:
     }
 
 
-def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 0) -> int:
+def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 0, number: int = signal.SIGKILL) -> int:
     """Run the command in a child of this process, which must not have used JAX yet; its process id.
 
     The child has one core, so that its floats are the same every time. With `kill`, it ends
-    itself by SIGKILL at a moment of `SAVES`, which of them `seed` decides.
+    itself by signal `number` at a moment of `SAVES` or `HOOKS`, which of them `seed` decides.
     """
     child = os.fork()
     if child:
@@ -64,7 +67,8 @@ def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 
         from train.__main__ import main
 
         if kill:
-            _arm(kill, 1 if kill in ("best model", "results") else random.Random(seed).randrange(1, 5))
+            first = kill in ("best model", "results", "compiling")
+            _arm(kill, 1 if first else random.Random(seed).randrange(1, 5), number, log.with_suffix(".sent"))
         run(lambda: main(arguments))
     except SystemExit as end:
         sys.stdout.flush()
@@ -88,10 +92,21 @@ def wait(child: int, seconds: float = 120.0) -> int:
     raise AssertionError(f"still running after {seconds} s")
 
 
-def _arm(kill: str, which: int) -> None:
-    """Have the process kill itself at the moment `kill`, when that comes for the `which`-th time."""
+def _arm(kill: str, which: int, number: int, sent: Path) -> None:
+    """Have the process send itself signal `number` at the moment `kill`, when that comes for the `which`-th time.
+
+    `sent` is made then.
+    """
     import train.checkpoints
-    import train.loop
+    import train.evaluate
+    import train.parallel
+    import train.record
+
+    def send() -> None:
+        sent.touch()
+        os.kill(os.getpid(), number)
+        if kill in HOOKS[:3]:
+            time.sleep(60)
 
     def at(module, name: str, chosen=lambda *_: True, after: bool = False) -> None:
         original, seen = getattr(module, name), [0]
@@ -101,10 +116,10 @@ def _arm(kill: str, which: int) -> None:
                 return original(*args, **kwargs)
             seen[0] += 1
             if seen[0] == which and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                send()
             result = original(*args, **kwargs)
-            if seen[0] == which:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if seen[0] == which and after:
+                send()
             return result
 
         setattr(module, name, wrapped)
@@ -113,6 +128,10 @@ def _arm(kill: str, which: int) -> None:
         return path.parent.name == "checkpoints"
 
     match kill:
+        case "compiling" | "later compiling":
+            at(train.parallel.Trainer, "__call__")
+        case "evaluation":
+            at(train.evaluate.Evaluator, "logits")
         case "checkpoint files":  # written, none of them on the disk for sure, no manifest
             at(train.checkpoints, "sync")
         case "manifest":
@@ -122,6 +141,8 @@ def _arm(kill: str, which: int) -> None:
         case "old checkpoints":
             at(train.checkpoints.shutil, "rmtree")
         case "best model":  # written, not in place
-            at(train.loop.checkpoint, "write", after=True)
+            at(train.record.checkpoint, "write", after=True)
         case "results":
+            import train.loop
+
             at(train.loop, "write_json")

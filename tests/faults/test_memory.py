@@ -1,0 +1,106 @@
+"""A device without enough memory: row 32."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_jax.checkpoint import write
+from bert_jax.config import CLASSIFIER
+from bert_jax.files import new_directory
+from bert_jax.packing import Tokens
+from tests.conftest import ROOT, random_checkpoint
+from tests.faults.conftest import TINY
+
+LIMITED = """
+import os, resource, sys
+from pathlib import Path
+import jax
+from bert_jax.command import run
+from train.__main__ import main
+jax.devices()
+most = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+run(lambda: main(sys.argv[2:]))
+"""
+MORE = 1_900_000_000
+"""Bytes beside what JAX takes once it has started; half of them go to the compiler and its threads."""
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Run the command with less memory than its batch needs: exit code, output, errors."""
+    directory = tmp_path_factory.mktemp("memory")
+    config = TINY.replace(architecture=CLASSIFIER, labels=("0", "1"), num_hidden_layers=1, max_position_embeddings=512)
+    with new_directory(directory / "model") as scratch:
+        write(scratch, random_checkpoint(config, directory / "source"))
+    for name, count in (("train", 256), ("dev", 2)):
+        rows = [f"the {'very ' * 505}{('bad', 'good')[i % 2]} film\t{i % 2}\n" for i in range(count)]
+        (directory / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    words = f"--model {directory}/model --data {directory} --epochs 1 --max-length 512 --batch-size 256"
+
+    def run(out, *more):
+        # One thread of computation, so that the address space taken does not depend on the machine.
+        found = subprocess.run(
+            ["taskset", "-c", "0", sys.executable, "-c", LIMITED, str(MORE), *words.split(), "--out", str(out), *more],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        return found.returncode, found.stdout, found.stderr
+
+    return run
+
+
+@pytest.mark.fault(32)
+def test_32_the_error_says_what_would_fit_and_it_does(train, tmp_path):
+    code, _, errors = train(tmp_path / "run")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    found = re.fullmatch(
+        r"error: out of memory: a step on \d+ rows of 512 tokens needs [\d.]+ GB and [\d.]+ [GM]B are there; "
+        r"(--accumulate \d+) fits \(the same steps, computed in parts\), "
+        r"or (--batch-size \d+), or (--max-length \d+)\n",
+        errors,
+    )
+    assert found, errors
+    for number, option in enumerate(found.groups()):
+        code, output, errors = train(tmp_path / f"run{number}", *option.split())
+        assert code == 0, (option, errors)
+        assert "epoch 1/1" in output
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize(
+    ("fixed", "temporary", "said"),
+    [
+        (950, 1, "the model and its optimizer alone take 950 MB; take a smaller model, or more devices"),
+        (100, 600, "close what else uses it"),
+        (100, 9_000, "--accumulate 14 fits (the same steps, computed in parts), or --batch-size 16, or --max-length 4"),
+    ],
+)
+def test_32_what_is_said(monkeypatch, fixed, temporary, said):
+    """With needs that are made up: the temporary ones grow with tokens, but for 100 MB."""
+    from train import memory
+    from train.batches import Batches, TokenSet
+    from train.config import TrainConfig
+
+    tokens = [Tokens(np.zeros(64, np.int32), np.zeros(64, np.int32))] * 256
+    data, config = TokenSet.of(tokens, [0] * 256), TrainConfig(batch_size=256, max_length=64)
+
+    def make(config, data):
+        return Batches(data, batch_size=config.batch_size, seed=0, micro=config.accumulate)
+
+    def needs(_, batches):
+        computed = batches.shapes.row_counts[-1] * batches.shapes.row_length
+        grows = temporary * computed // (256 * 64) if temporary > 1000 else temporary
+        return memory.Needs(fixed * 10**6, (grows + 100 * (temporary > 1000)) * 10**6)
+
+    monkeypatch.setattr(memory, "needs", needs)
+    error = memory.explain(config, make, None, make(config, data), there=10**9)
+    assert said in str(error)
+    assert "GB are there" in str(error)

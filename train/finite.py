@@ -1,0 +1,68 @@
+"""A step whose loss or gradients are not finite: it was not taken, and here is which one and why."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int
+
+from bert_jax.errors import UserError
+from bert_jax.packing import Tokens
+
+from .batches import TokenSet
+from .prepare import Prepared
+from .run_directory import MetricsLog
+from .step import StepMetrics
+
+_ALONE = 512
+"""Examples of a step that are tried one by one, at most."""
+
+
+class NotFinite(Exception):
+    """Step `step`, counted from 1, would have had this loss and these gradients."""
+
+    def __init__(self, step: int, loss: float, norm: float):
+        super().__init__(step)
+        self.step, self.loss, self.norm = step, loss, norm
+
+
+def log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]]) -> float:
+    """Log the first `count` steps of each window, which begins after step `first`; return the last one's loss.
+
+    Raises `NotFinite` at the first step that was not taken, which is not logged.
+    """
+    loss = math.nan
+    for first, count, metrics in windows:
+        for number, loss, norm in zip(range(count), metrics.loss.tolist(), metrics.grad_norm.tolist(), strict=False):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise NotFinite(first + number + 1, loss, norm)
+            log.write(step=first + number + 1, loss=loss, grad_norm=norm)
+    return loss
+
+
+def explain(
+    found: NotFinite,
+    prepared: Prepared,
+    indices: Int[np.ndarray, " N"],
+    answers: Callable[[Tokens], np.ndarray],
+    dtype: str,
+) -> UserError:
+    """The step, its examples by file and line, what to do.
+
+    `answers` gives the logits of an example before the step. Where they are not finite for some of the
+    step's examples, only these are named: others shared rows or a sum with them.
+    """
+    alone = [i for i in indices[:_ALONE] if not np.isfinite(answers(_tokens(prepared.data, i))).all()]
+    where = prepared.train.place(*sorted(prepared.lines[alone or indices].tolist()))
+    value = f"the loss is {found.loss}" if not math.isfinite(found.loss) else f"the gradients' norm is {found.norm}"
+    saved = f" (the run is saved at step {found.step - 1})" if found.step > 1 else ""
+    which = f"the model gives no finite answer to {where}" if alone else f"its examples are {where}"
+    some = 0 < len(alone) < len(indices)
+    remedy = "mend the model or leave these rows out" if some else "lower --learning-rate, or look at these rows"
+    remedy += "" if dtype == "float32" else ", or use --dtype float32"
+    return UserError(f"{value} at step {found.step}, which was not taken{saved}; {which}; {remedy}")
+
+
+def _tokens(data: TokenSet, i: int) -> Tokens:
+    ids = data.ids[data.starts[i] :][: data.lengths[i]].astype(np.int32)
+    return Tokens(ids, (np.arange(len(ids)) >= data.second[i]).astype(np.int32))

@@ -1,0 +1,150 @@
+"""Memory that was not enough: how much was missing, and which options would do with what there is."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from bert_jax.errors import UserError
+
+from .batches import Batches, TokenSet
+from .config import TrainConfig
+from .parallel import Layout, Trainer
+
+MARGIN = 0.9
+"""Share of the memory there is that a suggestion may take; the rest is for what cannot be foreseen."""
+
+_TRIES = 4
+
+Make = Callable[[TrainConfig, TokenSet], Batches]
+
+
+class Needs(NamedTuple):
+    """Bytes that a step's largest program takes: of state, examples and plan, and while it runs."""
+
+    fixed: int
+    temporary: int
+
+
+def limit() -> int:
+    """Bytes a device can hold in all; where it keeps no count, what the system lets this process have."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    own = sum(array.nbytes for array in jax.live_arrays())
+    pages, resident = map(int, Path("/proc/self/statm").read_text().split()[:2])
+    page = os.sysconf("SC_PAGE_SIZE")
+    bounds = [os.sysconf("SC_PHYS_PAGES") * page - resident * page]
+    if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        bounds.append(most - pages * page)
+    return min(bounds) + own
+
+
+def fits(size: int) -> bool:
+    """Whether a token set of so many bytes may stay on the device: up to an eighth of its memory."""
+    device = jax.local_devices()[0]
+    of_host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return size <= (device.memory_stats() or {}).get("bytes_limit", of_host) // 8
+
+
+def is_lack(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough."""
+    return isinstance(error, MemoryError) or any(
+        text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc")
+    )
+
+
+def needs(trainer: Trainer, batches: Batches) -> Needs:
+    """What the compiler says of the step on the most rows of these batches, compiled from shapes alone."""
+    layout = trainer.layout
+    if layout.pmap:  # each device computes as one alone would
+        alone = jax.make_mesh(
+            (1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
+        )
+        layout = Layout(alone)
+    same = trainer.like(layout, batches.shapes.row_length)
+
+    def whole(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.everywhere())
+
+    def laid(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state = jax.tree.map(laid, jax.eval_shape(same.first_state, same.params), same.shardings)
+    plan, _ = batches.plan(0)
+    data = batches.data
+    if not fits(data.nbytes):
+        sets, plan = batches.streamed(plan, [0])
+        data = TokenSet(*(array[0] for array in sets))
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*x.shape[:2], layout.shards, x.shape[3]), x.dtype, sharding=layout.of_plan()),
+        plan,
+    )
+    arrays = jax.tree.map(lambda x: whole(x.shape, x.dtype), data)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    program: Any = same.program(batches.shapes.row_counts[-1])
+    with same.context():
+        compiled = program.lower(state, arrays, placed, whole((2,), np.int32), whole((), key.dtype)).compile()
+    found = compiled.memory_analysis()
+    sharing = len(trainer.layout.own_shards) if jax.default_backend() == "cpu" else 1
+    fixed = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return Needs(sharing * fixed, sharing * found.temp_size_in_bytes)
+
+
+def explain(config: TrainConfig, make: Make, trainer: Trainer, batches: Batches, there: int) -> UserError:
+    """What a step needs, what there is (`limit()`), and the mildest options that fit, each of them compiled to see."""
+    need, room = needs(trainer, batches), int(MARGIN * there)
+    rows = f"{batches.shapes.row_counts[-1]:,} rows of {batches.shapes.row_length} tokens"
+    text = f"out of memory: a step on {rows} needs {_size(sum(need))} and {_size(there)} are there"
+    if need.fixed >= room:
+        return UserError(
+            f"{text}, but the model and its optimizer alone take {_size(need.fixed)}; "
+            "take a smaller model, or more devices with --shard-parameters"
+        )
+    share = (room - need.fixed) / max(need.temporary, 1)
+    if share >= 1:
+        return UserError(f"{text}; close what else uses it, or try --accumulate {min(2 * config.accumulate, 1024)}")
+    remedies = []
+    for name, said in (
+        ("accumulate", " fits (the same steps, computed in parts)"),
+        ("batch_size", ""),
+        ("max_length", ""),
+    ):
+        for value in _candidates(config, name, share):
+            changed = dataclasses.replace(config, **{name: value})
+            data = batches.data
+            if name == "max_length":
+                data = data._replace(lengths=np.minimum(data.lengths, value))
+            with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):  # the compiler needs some, too
+                if sum(needs(trainer, make(changed, data))) <= room:
+                    remedies.append(f"--{name.replace('_', '-')} {value}{said}")
+                    break
+    return UserError(f"{text}; {', or '.join(remedies) or 'no batch is small enough: take a smaller model'}")
+
+
+def _candidates(config: TrainConfig, name: str, share: float) -> Iterator[int]:
+    """Values that should need `share` of the temporary memory, and then less and less."""
+    bound = {"accumulate": config.batch_size, "batch_size": config.accumulate, "max_length": 3}[name]
+    old, seen = getattr(config, name), set()
+    for attempt in range(_TRIES):
+        part = share * 0.85 * 0.7**attempt  # not all of it grows with the batch
+        if name == "accumulate":
+            value = min(math.ceil(old / part), bound)
+        else:
+            value = max(int(old * part), bound)
+            value -= value % 8 if value >= 16 else 0
+        if value not in seen and value != old:
+            seen.add(value)
+            yield value
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,85 @@
+"""What a run leaves besides checkpoints: `run.json`, the best model; and what it says of its batches."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bert_jax import __version__, checkpoint
+from bert_jax.checkpoint import Checkpoint, parameter_shapes
+from bert_jax.config import BertConfig
+from bert_jax.files import new_directory
+from bert_jax.parameters import named_arrays
+
+from . import hosts
+from .batches import Batches
+from .config import TrainConfig
+from .parallel import Layout
+from .prepare import Prepared
+from .run_directory import writing
+
+
+def describe(batches: Batches, layout: Layout) -> str:
+    """How batches lie on rows and devices, as lines to print."""
+    parts = batches.micro * batches.shards
+    shared = f" in {parts} parts of" if parts > 1 else " in"
+    text = (
+        f"batches  {batches.steps_per_epoch:,} steps an epoch of {batches.batch_size} examples{shared} "
+        f"{' or '.join(map(str, batches.shapes.row_counts))} rows of {batches.shapes.row_length} tokens"
+    )
+    if layout.mesh.size > 1:
+        text += f"\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
+    few, more = divmod(batches.batch_size, parts)
+    if more:
+        what = "devices" if parts == layout.mesh.size else "parts"
+        even = f"{few * parts} or {(few + 1) * parts} would" if few else f"{parts} would"
+        text += (
+            f"\npadded   {batches.batch_size} examples over {parts} {what}: "
+            f"{more} have {few + 1}, {parts - more} have {few} ({even} divide evenly)"
+        )
+    return text
+
+
+def save_best(directory: Path, start: Checkpoint, params: nnx.State) -> None:
+    """Write the parameters as a native checkpoint in place of an earlier one."""
+    tensors = {name: np.asarray(array) for name, array in named_arrays(params).items()}
+    with writing(directory), new_directory(directory, overwrite=True) as scratch:
+        checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, start.metadata))
+
+
+def saved_best(directory: Path, network: BertConfig) -> dict[str, np.ndarray]:
+    """The tensors just saved; where that was another process, zeros in their place."""
+    if hosts.is_first():
+        return dict(checkpoint.read(directory).tensors)
+    return {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(network).items()}
+
+
+def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int) -> dict[str, Any]:
+    """What `run.json` says from the start."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "safetensors")
+    shapes = batches.shapes
+    return {
+        "config": {**vars(config), "run_directory": str(config.run_directory)},
+        "versions": {
+            "bert_jax": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in names},
+        },
+        "device": {
+            "kind": jax.devices()[0].device_kind,
+            "platform": jax.default_backend(),
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+        "source": {**prepared.checkpoint.metadata, **prepared.checkpoint.sha256},
+        "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
+        "examples": prepared.counts,
+        "labels": list(prepared.checkpoint.config.labels),
+        "steps": steps,
+        "row_length": shapes.row_length,
+        "row_counts": list(shapes.row_counts),
+    }
