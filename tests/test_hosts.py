@@ -1,5 +1,6 @@
 """Two real processes over loopback are one run."""
 
+import fcntl
 import json
 import sys
 
@@ -47,11 +48,13 @@ def train(tmp_path_factory):
 
 
 def test_a_failure_of_the_first_process_ends_all(train, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    where = address()
-    both = together([[*train, *joining(where)[i], "--out", str(tmp_path / "file" / "run")] for i in range(2)])
+    out, where = tmp_path / "run", address()
+    out.mkdir()
+    with (out / "lock").open("w") as lock:  # as another run would
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        both = together([[*train, *joining(where)[i], "--out", str(out)] for i in range(2)])
     assert [code for code, _, _ in both] == [2, 2], both
-    assert "cannot write there" in both[0][2]
+    assert "in use by process" in both[0][2]
     assert "process 0 could not go on" in both[1][2]
 
 

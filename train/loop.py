@@ -88,16 +88,16 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
         )
         checkpoints = first and stack.enter_context(Checkpoints(first.path / "checkpoints", console.print))
         signals = stack.enter_context(Signals())
-        with signals.aside(leave):
-            this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
+        trainer = None
         try:
+            with signals.aside(leave):
+                this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
+            trainer = this.trainer
             results = this.train(resume=first is not None and first.resumes)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if not memory.is_lack(error) or jax.process_count() > 1:  # one alone must not compile for all
+            if not memory.is_lack(error):
                 raise
-            there = memory.limit()
-            console.print("out of memory; looking for what would fit")
-            raise memory.explain(config, make, this.trainer, batches, there) from None
+            raise memory.explain(config, make, trainer, batches, memory.limit()) from None
         this.finish(facts, results)
     return results
 
@@ -153,24 +153,14 @@ class _Run:
             ticker(self.console, self.steps, here.step) as self.show,
         ):
             try:
-                while True:
-                    if here.step % batches.steps_per_epoch == 0 and here.evaluated < here.step:
-                        self._evaluate_epoch()
-                    if here.step >= self.steps:
-                        break
-                    self._dispatch(key, resident)
-                    self._between()
-            except Stopped as stopped:
+                self._take_steps(key, resident)
                 self.watchdog.unknown()
-                self._leave(stopped)
-                raise
+                self._save_all()
             except NotFinite as found:
                 self.watchdog.unknown()
                 here.step, self.pending = found.step - 1, []
                 self._save_all()
                 raise explain(found, self.prepared, batches.indices(here.step), self._answers, config.dtype) from None
-            self.watchdog.unknown()
-            self._save_all()
         results = {"dev": Metrics(**here.dev)} if here.dev else {}
         if "test" in self.prepared.evaluated:  # by the model as saved, not as remembered
             tensors = hosts.from_first(saved_best(self.out / "best", self.network))
@@ -214,6 +204,22 @@ class _Run:
         state = filled(template, found[1]) if found else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
         self.console.print(f"resumed  at step {self.saved} of {self.steps}")
         return trainer.restored(hosts.from_first(state))
+
+    def _take_steps(self, key: jax.Array, resident: TokenSet | None) -> None:
+        """All that are left, and the evaluation after each epoch."""
+        here, each = self.progress, self.batches.steps_per_epoch
+        try:
+            while True:
+                if here.step % each == 0 and here.evaluated < here.step:
+                    self._evaluate_epoch()
+                if here.step >= self.steps:
+                    break
+                self._dispatch(key, resident)
+                self._between()
+        except Stopped as stopped:
+            self.watchdog.unknown()
+            self._leave(stopped)
+            raise
 
     def _dispatch(self, key: jax.Array, resident: TokenSet | None) -> None:
         """Have the devices take the next window of steps."""

@@ -99,8 +99,16 @@ def needs(trainer: Trainer, batches: Batches) -> Needs:
     return Needs(sharing * fixed, sharing * found.temp_size_in_bytes)
 
 
-def explain(config: TrainConfig, make: Make, trainer: Trainer, batches: Batches, there: int) -> UserError:
-    """What a step needs, what there is (`limit()`), and the mildest options that fit, each of them compiled to see."""
+def explain(config: TrainConfig, make: Make, trainer: Trainer | None, batches: Batches, there: int) -> UserError:
+    """What a step needs, what there is (`limit()`), and the mildest options that fit, each of them compiled to see.
+
+    `trainer` is None where there was too little even to make one. Of several processes, none compiles
+    without the others, so nothing is compiled.
+    """
+    if trainer is None:
+        return UserError(f"out of memory before the first step: {_size(there)} are there; take a smaller model")
+    if jax.process_count() > 1:
+        return UserError("out of memory; try a larger --accumulate, or a smaller --batch-size or --max-length")
     need, room = needs(trainer, batches), int(MARGIN * there)
     rows = f"{batches.shapes.row_counts[-1]:,} rows of {batches.shapes.row_length} tokens"
     text = f"out of memory: a step on {rows} needs {_size(sum(need))} and {_size(there)} are there"

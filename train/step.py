@@ -85,11 +85,21 @@ def train_steps(
             (loss, grads), _ = jax.lax.scan(part_of, zeros, (jnp.arange(micro), plan))
         if axis is not None:
             loss, grads = jax.lax.psum((loss, grads), axis)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new, norm = State(cast(nnx.State, params), opt_state, state.step + 1), optax.tree.norm(grads)
+        norm = optax.tree.norm(grads)
         good = its_turn & jnp.isfinite(loss) & jnp.isfinite(norm)
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state), StepMetrics(loss, norm)
+
+        def updated() -> State:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return State(cast(nnx.State, params), opt_state, state.step + 1)
+
+        # GPU and TPU choose within the update's own kernels, where a branch would copy the whole state;
+        # the CPU cannot, and would pass over the state once more.
+        new = jax.lax.platform_dependent(
+            cpu=lambda: jax.lax.cond(good, updated, lambda: state),
+            default=lambda: jax.tree.map(lambda new, old: jnp.where(good, new, old), updated(), state),
+        )
+        return new, StepMetrics(loss, norm)
 
     def steps(
         state: State, data: TokenSet, plan: Plan, which: Int[Any, "2"], key: Key[Array, ""]

@@ -101,6 +101,6 @@ def test_32_what_is_said(monkeypatch, fixed, temporary, said):
         return memory.Needs(fixed * 10**6, (grows + 100 * (temporary > 1000)) * 10**6)
 
     monkeypatch.setattr(memory, "needs", needs)
-    error = memory.explain(config, make, None, make(config, data), there=10**9)
+    error = memory.explain(config, make, object(), make(config, data), there=10**9)
     assert said in str(error)
     assert "GB are there" in str(error)
