@@ -6,7 +6,6 @@ here but `load` needs JAX.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from bert_jax import tokenizer as tokenizers
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import parse_json, read_bytes, write_json
-from bert_jax.tensors import read_tensors, write_tensors
+from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from bert_jax.heads import SequenceClassifier
@@ -105,8 +104,7 @@ def check_tensors(
 
 def check_memory(config: BertConfig, where: object) -> None:
     """Raise `UserError` where the config's parameters alone exceed this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if config.parameter_bytes > memory:
+    if config.parameter_bytes > (memory := physical_memory()):
         raise UserError(
             f"{where}: vocab_size, hidden_size and num_hidden_layers ask for {config.parameter_bytes:,} bytes "
             f"of parameters, more than this machine's {memory:,}; check the config"

@@ -12,9 +12,10 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from bert_jax.errors import UserError
 
@@ -32,7 +33,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, *, within: Path | None = None) -> Iterator[BinaryIO]:
+def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader]:
     """Open a regular file for reading; everything is to be read, and hashed, through this one descriptor.
 
     Raises `UserError` where it is missing, unreadable, or a pipe or device (which may never end).
@@ -174,18 +175,16 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
 def _scratch(path: Path) -> Iterator[Path]:
     """A directory beside `path` to write in, gone at the end; what killed processes left there goes first."""
     prefix = f".{path.name}.partial-"
-    descriptor = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(prefix)}*"):
             _remove_abandoned(left)
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
         descriptor = os.open(scratch, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if descriptor is None:
-            raise UserError(f"{path}: cannot write there: {error.strerror}") from None
-        # Some network file systems have no locks; the scratch directory is then safe for a minute.
+        raise UserError(f"{path}: cannot write there: {error.strerror}") from None
+    with suppress(OSError):  # some network file systems have no locks; the directory is then safe for a moment
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield scratch
     finally:

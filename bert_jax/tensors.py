@@ -57,8 +57,7 @@ def read_tensors(path: Path) -> TensorFile:
     with opened(path, within=path.parent) as file:
         size = os.fstat(file.fileno()).st_size
         entries, metadata, start = _header(file, size, path)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > memory:
+        if size > (memory := physical_memory()):
             raise UserError(f"{path}: {size:,} bytes, more than this machine's memory of {memory:,}")
         file.seek(0)
         content = file.read(size)
@@ -69,6 +68,11 @@ def read_tensors(path: Path) -> TensorFile:
         for name, (dtype, shape, first, _) in entries.items()
     }
     return TensorFile(tensors, metadata, hashlib.sha256(content).hexdigest())
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 from bert_jax.errors import UserError
+from bert_jax.tensors import physical_memory
 
 from .batches import Batches, TokenSet
 from .config import TrainConfig
@@ -42,7 +43,7 @@ def limit() -> int:
     own = sum(array.nbytes for array in jax.live_arrays())
     pages, resident = map(int, Path("/proc/self/statm").read_text().split()[:2])
     page = os.sysconf("SC_PAGE_SIZE")
-    bounds = [os.sysconf("SC_PHYS_PAGES") * page - resident * page]
+    bounds = [physical_memory() - resident * page]
     if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         bounds.append(most - pages * page)
     return min(bounds) + own
@@ -51,8 +52,7 @@ def limit() -> int:
 def fits(size: int) -> bool:
     """Whether a token set of so many bytes may stay on the device: up to an eighth of its memory."""
     device = jax.local_devices()[0]
-    of_host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return size <= (device.memory_stats() or {}).get("bytes_limit", of_host) // 8
+    return size <= (device.memory_stats() or {}).get("bytes_limit", physical_memory()) // 8
 
 
 def is_lack(error: BaseException) -> bool:
