@@ -68,7 +68,8 @@ def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 
 
         if kill:
             first = kill in ("best model", "results", "compiling")
-            _arm(kill, 1 if first else random.Random(seed).randrange(1, 5), number, log.with_suffix(".sent"))
+            which = (2, 3) if kill == "later compiling" else (1,) if first else (1, 2, 3, 4)  # with a step to save
+            _arm(kill, random.Random(seed).choice(which), number, log.with_suffix(".sent"))
         run(lambda: main(arguments))
     except SystemExit as end:
         sys.stdout.flush()
