@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.faults.interrupted import make
-from tests.processes import address, joining
+from tests.processes import QUICK, address, joining, small_run
 
 WITHIN = 15.0
 """Seconds in which all have to end."""
@@ -51,19 +50,20 @@ run(main)
 
 @contextlib.contextmanager
 def started(
-    arguments: list[str], count: int, where: str, scratch: Path, stuck: tuple[int, int] | None = None
+    command: list[str], count: int, where: str, scratch: Path, stuck: tuple[int, int] | None = None
 ) -> Iterator[list[subprocess.Popen]]:
     """That many processes of one run, killed in the end; what they print is appended to files in `scratch`.
 
     `stuck` is a process, and the step at which it stops in Python.
     """
-    processes = []
+    processes, environment = [], {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
     try:
         for i in range(count):
-            how = ["-c", STUCK.format(step=stuck[1])] if stuck and i == stuck[0] else ["-m", "train"]
-            command = [sys.executable, *how, *arguments, *joining(where, count=count)[i]]
+            words = [*command, *joining(where, count=count)[i]]
+            if stuck and i == stuck[0]:
+                words[1:3] = ["-c", STUCK.format(step=stuck[1])]
             with open(scratch / f"out{i}", "ab") as out, open(scratch / f"err{i}", "ab") as err:
-                processes.append(subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err))
+                processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=err))
         yield processes
     finally:
         for process in processes:
@@ -86,12 +86,10 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines if "grad_norm" in line and line.endswith("}")]
 
 
-def disturb(
-    arguments: list[str], run: Path, scratch: Path, count: int, kind: str, victim: int, step: int
-) -> list[float]:
+def disturb(command: list[str], run: Path, scratch: Path, count: int, kind: str, victim: int, step: int) -> list[float]:
     """Have it happen at that step, and the run go on; seconds until all the others had ended."""
-    commands, where = [*arguments, *OPTIONS, "--out", str(run)], address()
-    with started(commands, count, where, scratch, (victim, step) if kind == "stuck" else None) as processes:
+    command, where = [*command, *OPTIONS, "--out", str(run)], address()
+    with started(command, count, where, scratch, (victim, step) if kind == "stuck" else None) as processes:
         until(lambda: len(steps(run)) >= step - 10, 120, "training")
         if kind != "stuck":
             until(lambda: len(steps(run)) >= step, 60, "training")
@@ -105,7 +103,7 @@ def disturb(
         codes = [process.wait() for process in processes]
         assert 0 not in codes, codes
     saved = list((run / "checkpoints").glob("*.json"))
-    with started(commands, count, where, scratch) as processes:
+    with started(command, count, where, scratch) as processes:
         until(lambda: all(p.poll() is not None for p in processes), 120, "the run that goes on")
         assert [p.returncode for p in processes] == [0] * count, [p.returncode for p in processes]
     assert bool(saved) == ("resumed  at step" in (scratch / "out0").read_text())
@@ -127,15 +125,15 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as top:
         directory = Path(top)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        arguments = make(directory / "input")
+        (directory / "input").mkdir()
+        command = small_run(directory / "input")
         for number, (count, kind, first) in zip(range(options.runs), itertools.cycle(every), strict=False):
             victim, step = 0 if first else generator.randrange(1, count), generator.randrange(18, 36)
             scratch = directory / f"run{number}"
             scratch.mkdir()
             name = f"run {number}: process {victim} of {count} {kind} at step {step}"
             try:
-                seconds = disturb(arguments, scratch / "run", scratch, count, kind, victim, step)
+                seconds = disturb(command, scratch / "run", scratch, count, kind, victim, step)
             except AssertionError as error:
                 wrong += 1
                 print(f"{name}: {error}")

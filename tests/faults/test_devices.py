@@ -9,11 +9,11 @@ import pytest
 from tests.faults.dealing import SAVERS
 from tests.faults.ranks import steps as steps_of
 from tests.faults.ranks import until
-from tests.processes import ended, small_run, start, together
+from tests.processes import QUICK, ended, small_run, start, together
 
 
 def devices(count):
-    return f"--xla_force_host_platform_device_count={count}"
+    return f"{QUICK} --xla_force_host_platform_device_count={count}"
 
 
 @pytest.fixture(scope="module")

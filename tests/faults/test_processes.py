@@ -1,15 +1,12 @@
 """Faults of several processes: rows 45, 47 to 49 and 61."""
 
 import json
-import os
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.processes import address, ended, joining, small_run, start, together
 from train.hosts import HEARTBEAT
 
@@ -82,11 +79,7 @@ def test_45_processes_may_come_in_any_order_and_late(train, tmp_path):
 def test_47_a_signal_to_one_process_stops_all_at_the_same_step_and_both_go_on(train, tmp_path):
     where, log = address(), tmp_path / "run" / "metrics.jsonl"
     long = [*train, "--epochs", "200", "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen([*long, *joining(where)[i]], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
+    started = [start([*long, *joining(where)[i]]) for i in range(2)]
     try:
         deadline = time.monotonic() + 120
         while not log.exists() or log.stat().st_size == 0:

@@ -7,24 +7,23 @@ import time
 
 import pytest
 
-from tests.faults import interrupted, ranks
-from tests.processes import ended, start
+from tests.faults import ranks
+from tests.processes import ended, small_run, start
 from train import watchdog
 from train.watchdog import FACTOR, LONG, SHORT, Watchdog
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory):
-    return interrupted.make(tmp_path_factory.mktemp("ranks"))
+def train(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture
-def disturbed(arguments, tmp_path, monkeypatch):
+def disturbed(train, tmp_path):
     """Disturb a run, which must end and go on; what the processes print on standard error."""
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
     def run(count, kind, victim, step=20):
-        ranks.disturb(arguments, tmp_path / "run", tmp_path, count, kind, victim, step)
+        ranks.disturb(train, tmp_path / "run", tmp_path, count, kind, victim, step)
         return [(tmp_path / f"err{i}").read_text() for i in range(count)]
 
     return run
