@@ -16,7 +16,7 @@ TICK = 1.0
 SHORT = 10
 """Ticks without a beat after which a run is stuck, at least."""
 
-FACTOR = 10
+FACTOR = 4
 """It is given this many times the longest time between two beats so far, where that is more."""
 
 LONG = 1800
