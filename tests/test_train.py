@@ -430,7 +430,8 @@ def test_the_run_directory_says_everything(finished, encoder, reviews):
     assert record["data"] == {
         str(reviews / f"{name}.tsv"): files.sha256(reviews / f"{name}.tsv") for name in ("dev", "test", "train")
     }
-    assert record["source"] == {"source": "random"}
+    hashes = {name: files.sha256(encoder / name) for name in ("config.json", "model.safetensors")}
+    assert record["source"] == {"source": "random", **hashes}
     assert record["best"]["test"]["examples"] == 23
     assert record["best"]["dev"]["accuracy"] == results["dev"].accuracy
     figures = record["figures"]
