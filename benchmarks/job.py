@@ -11,7 +11,7 @@ from bert_jax import checkpoint
 from bert_jax.checkpoint import with_classifier
 from bert_jax.config import BertConfig
 from bert_jax.packing import Tokens
-from bert_jax.tokenizer import Tokenizer, check_max_length
+from bert_jax.tokenizer import check_max_length
 from convert import conversion, huggingface
 from train.data import label_ids, read_splits
 
@@ -33,7 +33,7 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
     for name, layout in (("native", checkpoint), ("hf", huggingface)):
         (directory / name).mkdir(parents=True)
         layout.write(directory / name, start)
-    tokenizer = Tokenizer.of(source.checkpoint.files, source.location.directory)
+    tokenizer = source.tokenizer
     if sentences:
         texts = [row.text for row in splits["train"].rows]
         order = np.random.default_rng(settings["seed"]).permutation(len(texts))

@@ -6,6 +6,7 @@ here but `load` needs JAX.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -134,15 +135,12 @@ def read_files(directory: Path) -> dict[str, bytes]:
             for folder in sorted(directory.iterdir())
             if re.fullmatch(r"\d+_\w+", folder.name)
         ]
-    return {
-        name: read_bytes(directory / name, within=directory)
-        for name in names
-        if (directory / name).exists() or (directory / name).is_symlink()
-    }
+    there = [name for name in names if os.path.lexists(directory / name)]
+    return {name: read_bytes(directory / name, within=directory) for name in there}
 
 
-def read(directory: Path | str) -> Checkpoint:
-    """Read and check a native checkpoint, without JAX.
+def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
+    """Read and check a native checkpoint, without JAX; its `sha256` is empty unless `hashed`.
 
     Raises `UserError` for anything missing, damaged or not fitting together, and for a Hugging
     Face directory, with the command that converts it.
@@ -152,14 +150,14 @@ def read(directory: Path | str) -> Checkpoint:
         raise UserError(f"{directory}: no such directory; expected a checkpoint made by `python -m convert`")
     config, config_sha256 = read_config(directory / "config.json")
     path = directory / "model.safetensors"
-    tensors, metadata, sha256 = read_tensors(path)
+    tensors, metadata, sha256 = read_tensors(path, hashed=hashed)
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: not a native checkpoint; convert it first: python -m convert {directory} OUT")
     if metadata.get("format_version") != VERSION:
         raise UserError(f"{path}: format version {metadata.get('format_version')}; this program reads {VERSION}")
     check_tensors(path, parameter_shapes(config), tensors)
     kept = {name: value for name, value in metadata.items() if name not in ("format", "format_version")}
-    hashes = {path.name: sha256, "config.json": config_sha256}
+    hashes = {path.name: sha256, "config.json": config_sha256} if hashed else {}
     return Checkpoint(config, tensors, read_files(directory), kept, hashes)
 
 
@@ -204,7 +202,7 @@ def with_classifier(start: Checkpoint, labels: tuple[str, ...], seed: int) -> tu
 
 def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:
     """Read what a `bert_jax.predict.TextClassifier` needs, without JAX, and check that it fits together."""
-    checkpoint = read(directory)
+    checkpoint = read(directory, hashed=False)
     config = checkpoint.config
     if config.architecture != CLASSIFIER:
         raise UserError(f"{directory}: has no classifier yet; fine-tune it: python -m train --model {directory}")
@@ -222,5 +220,5 @@ def load(directory: Path | str, dtype: Any = "float32") -> "SequenceClassifier |
     """
     from bert_jax.parameters import build
 
-    checkpoint = read(directory)
+    checkpoint = read(directory, hashed=False)
     return build(checkpoint.config, checkpoint.tensors, dtype)

@@ -71,10 +71,16 @@ def read_bytes(path: Path, *, within: Path | None = None, most: int = MOST_BYTES
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise UserError(f"{path}: {size:,} bytes; expected at most {most:,}")
-        try:
-            content = file.read(size)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
+        return whole(file, size, path)
+
+
+def whole(file: BufferedReader, size: int, path: Path) -> bytes:
+    """The `size` bytes of an open file; `UserError` where it cannot be read, or has fewer by now."""
+    try:
+        file.seek(0)
+        content = file.read(size)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     if len(content) != size:
         raise UserError(f"{path}: changed while it was read; try again")
     return content
@@ -162,11 +168,16 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         raise UserError(f"{path}: is a directory; choose the name of a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists; choose another name or pass --overwrite")
+    with replacing(path) as place, open(place, "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that takes the place of `path` when the block ends well."""
     with _scratch(path) as scratch:
-        with open(scratch / path.name, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield scratch / path.name
+        sync(scratch / path.name)
         (scratch / path.name).replace(path)
         sync(path.parent)
 

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from bert_jax.errors import UserError
-from bert_jax.files import opened
+from bert_jax.files import opened, whole
 
 MOST_HEADER = 2 * 2**20
 """Bytes of the JSON that describes the tensors, at most; BERT-large's takes 50,000."""
@@ -34,7 +34,7 @@ _DTYPES: dict[str, Any] = {
 
 
 class TensorFile(NamedTuple):
-    """The tensors of a file, its metadata, and the SHA-256 of the bytes they were read from."""
+    """The tensors of a file, its metadata, and the SHA-256 of the bytes they were read from, if asked for."""
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -48,26 +48,23 @@ class _Entry(NamedTuple):
     end: int
 
 
-def read_tensors(path: Path) -> TensorFile:
+def read_tensors(path: Path, *, hashed: bool = True) -> TensorFile:
     """All tensors of a safetensors file, as read-only views of its one copy in memory.
 
-    Raises `UserError` where the file is damaged, breaks the format, leads out of its directory or
-    is larger than this machine's memory.
+    Its hash stays empty unless `hashed`. Raises `UserError` where the file is damaged, breaks the
+    format, leads out of its directory or is larger than this machine's memory.
     """
     with opened(path, within=path.parent) as file:
         size = os.fstat(file.fileno()).st_size
         entries, metadata, start = _header(file, size, path)
         if size > (memory := physical_memory()):
             raise UserError(f"{path}: {size:,} bytes, more than this machine's memory of {memory:,}")
-        file.seek(0)
-        content = file.read(size)
-    if len(content) != size:
-        raise UserError(f"{path}: changed while it was read; try again")
+        content = whole(file, size, path)
     tensors = {
         name: np.frombuffer(content, dtype, math.prod(shape), start + first).reshape(shape)
         for name, (dtype, shape, first, _) in entries.items()
     }
-    return TensorFile(tensors, metadata, hashlib.sha256(content).hexdigest())
+    return TensorFile(tensors, metadata, hashlib.sha256(content).hexdigest() if hashed else "")
 
 
 def physical_memory() -> int:

@@ -38,11 +38,11 @@ def build(files: Mapping[str, bytes], where: Path) -> tuple[tokenizers.Tokenizer
     path = where / ("tokenizer.json" if "tokenizer.json" in files else "vocab.txt")
     if path.name not in files:
         raise UserError(f"{where}: no tokenizer.json and no vocab.txt; a checkpoint needs one of them")
-    text = decode(files[path.name], path)
+    content = files[path.name]
     if path.name == "tokenizer.json":
-        backend = _from_json(text, path, settings)
+        backend = _from_json(content, path, settings)
     else:
-        backend = _from_vocabulary(text, settings, names)
+        backend = _from_vocabulary(decode(content, path), settings, names)
     missing = [names[kind] for kind in ("pad", "unk", "cls", "sep") if backend.token_to_id(names[kind]) is None]
     if missing:
         raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
@@ -81,10 +81,10 @@ def _token_name(settings: Mapping[str, Any], kind: str) -> str:
     return value
 
 
-def _from_json(text: str, path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _from_json(content: bytes, path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     with faults_of(path):
-        backend = tokenizers.Tokenizer.from_str(text)
-    _check_bounded(parse_json(text.encode(), path), path)
+        backend = tokenizers.Tokenizer.from_str(decode(content, path))
+    _check_bounded(parse_json(content, path), path)
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         # transformers' BertTokenizer takes the settings' word, and its own defaults where they are
         # silent, over what tokenizer.json says; other classes take the file as it is.

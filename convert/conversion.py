@@ -20,11 +20,12 @@ from .huggingface import Findings, Location
 
 
 class Conversion(NamedTuple):
-    """A checkpoint read from anywhere, and what became of its source's tensors."""
+    """A checkpoint read from anywhere, with its tokenizer, and what became of its source's tensors."""
 
     checkpoint: Checkpoint
     findings: Findings
     location: Location
+    tokenizer: Tokenizer
 
 
 def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ()) -> Conversion:
@@ -41,8 +42,9 @@ def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ())
     if labels:
         config = _relabelled(found.config, labels, source)
         found = replace(found, config=config)
-    Tokenizer.of(found.files, location.directory).check_fits(found.config, location.directory)
-    return Conversion(found, findings, location)
+    tokenizer = Tokenizer.of(found.files, location.directory)
+    tokenizer.check_fits(found.config, location.directory)
+    return Conversion(found, findings, location, tokenizer)
 
 
 def is_native(directory: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from bert_jax.checkpoint import Checkpoint, check_tensors, parameter_shapes, rea
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
-from bert_jax.tensors import TensorFile, read_tensors, write_tensors
+from bert_jax.tensors import read_tensors, write_tensors
 
 from . import torch_file
 from .names import IGNORED, POSITION_IDS, TIED, canonical, rows
@@ -194,19 +195,18 @@ def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
     From `model.safetensors`, the shards an index names, or a pickle of torch's, in this order.
     """
-    for name, read in ((WEIGHTS, read_tensors), (PICKLE, torch_file.read)):
-        if _is_there(directory / name):
-            found = read(directory / name)
-            return found.tensors, {name: found.sha256}
-        if name == WEIGHTS and _is_there(directory / INDEX):
-            return _read_shards(directory)
+    # What is there may be a link; where that leads is for the reader to say.
+    if os.path.lexists(directory / WEIGHTS):
+        found = read_tensors(directory / WEIGHTS)
+        return found.tensors, {WEIGHTS: found.sha256}
+    if os.path.lexists(directory / INDEX):
+        return _read_shards(directory)
+    if os.path.lexists(directory / PICKLE):
+        found = torch_file.read(directory / PICKLE)
+        return found.tensors, {PICKLE: found.sha256}
     pickles = sorted(path.name for path in directory.glob("*.bin"))
-    found = f"; {pickles[0]} is not read" if pickles else ""
-    raise UserError(f"{directory}: no {WEIGHTS}, {INDEX} or {PICKLE}{found}; save the checkpoint as safetensors")
-
-
-def _is_there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()  # where a link leads is for the reader to say
+    also = f"; {pickles[0]} is not read" if pickles else ""
+    raise UserError(f"{directory}: no {WEIGHTS}, {INDEX} or {PICKLE}{also}; save the checkpoint as safetensors")
 
 
 def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -218,14 +218,14 @@ def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}\.safetensors", name):
             raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
-    missing = [name for name in names if not _is_there(directory / name)]
+    missing = [name for name in names if not os.path.lexists(directory / name)]
     if missing or not names:
         listed = ", ".join(missing) or "all"
         raise UserError(f"{index}: shards missing beside it: {listed}; download them again")
     tensors: dict[str, np.ndarray] = {}
     hashes, origins = {}, {}
     for file in names:
-        shard: TensorFile = read_tensors(directory / file)
+        shard = read_tensors(directory / file)
         hashes[file] = shard.sha256
         for name, array in shard.tensors.items():
             if name in tensors:

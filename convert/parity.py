@@ -19,7 +19,7 @@ from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.command import Parser, run
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
-from bert_jax.files import new_directory
+from bert_jax.files import new_directory, replacing
 from bert_jax.packing import Rows, assign, pack
 from bert_jax.tokenizer import Tokenizer, check_max_length
 
@@ -82,8 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         against = ask_torch(read, max_length=args.max_length, sample=False)
         if args.save_reference:
             save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True))
-    tokenizer = Tokenizer.of(read.checkpoint.files, read.location.directory)
-    return report(args.source, list(compare(probed, tokenizer, against)))
+    return report(args.source, list(compare(probed, read.tokenizer, against)))
 
 
 def with_probe(checkpoint: Checkpoint) -> Checkpoint:
@@ -111,11 +110,9 @@ def ask_torch(read: Conversion, *, max_length: int, sample: bool) -> Reference:
 
 def save(path: Path, made: Reference) -> None:
     """Write a reference file, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        reference.save(scratch, made)
-        scratch.replace(path)
+        with replacing(path) as place:
+            reference.save(place, made)
     except OSError as failure:
         raise UserError(f"{path}: cannot write there: {failure.strerror}") from None
 

@@ -59,6 +59,13 @@ def random_checkpoint(config: BertConfig, directory: Path, seed: int = 0) -> Che
     return Checkpoint(config, tensors, {"vocab.txt": (directory / "vocab.txt").read_bytes()}, {"source": "random"})
 
 
+def write_reviews(directory: Path, **counts: int) -> None:
+    """Write so many made-up reviews, half of them bad, as NAME.tsv for each name."""
+    for name, count in counts.items():
+        lines = [f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film\t{i % 2}\n" for i in range(count)]
+        (directory / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+
+
 @pytest.fixture(scope="session")
 def primes(tmp_path_factory) -> Checkpoint:
     """A classifier whose axes are distinct primes."""

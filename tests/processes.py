@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
-from tests.conftest import PRIMES, ROOT, random_checkpoint
+from tests.conftest import PRIMES, ROOT, random_checkpoint, write_reviews
 
 QUICK = "--xla_backend_optimization_level=0"
 """In XLA_FLAGS: compiling is most of what these runs do."""
@@ -60,8 +60,6 @@ def small_run(directory: Path) -> list[str]:
     config = PRIMES.replace(num_hidden_layers=1, labels=("0", "1"), **dropout)
     with new_directory(directory / "model") as scratch:
         write(scratch, random_checkpoint(config, directory / "source"))
-    for name, count in (("train", 50), ("dev", 21), ("test", 13)):
-        lines = [f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film\t{i % 2}\n" for i in range(count)]
-        (directory / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+    write_reviews(directory, train=50, dev=21, test=13)
     paths = ["--model", str(directory / "model"), "--data", str(directory)]
     return [sys.executable, "-m", "train", *paths, "--epochs", "2", "--batch-size", "8", "--max-length", "32"]

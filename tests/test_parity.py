@@ -8,7 +8,6 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tensors import read_tensors, write_tensors
-from bert_jax.tokenizer import Tokenizer
 from convert import conversion, huggingface, parity, reference
 from tests.conftest import ROOT
 
@@ -21,7 +20,7 @@ def findings(source: str, file: Path):
     probed = parity.with_probe(read.checkpoint)
     against = reference.load(file)
     assert against.parameters_sha256 == reference.fingerprint(probed)
-    return list(parity.compare(probed, Tokenizer.of(read.checkpoint.files, read.location.directory), against)), against
+    return list(parity.compare(probed, read.tokenizer, against)), against
 
 
 def check(found, against, layers):

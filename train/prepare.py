@@ -11,7 +11,7 @@ from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
-from bert_jax.tokenizer import Tokenizer, check_max_length
+from bert_jax.tokenizer import check_max_length
 from convert import conversion
 
 from .batches import TokenSet
@@ -62,11 +62,10 @@ def prepare(config: TrainConfig) -> Prepared:
     if not start.config.add_pooling_layer and not config.new_pooler:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     start, new = with_classifier(start, names, config.seed)
-    tokenizer = Tokenizer.of(start.files, source.location.directory)
     cut: Counter[str] = Counter()
 
     def tokens(name: str) -> Iterator[Tokens]:
-        for example in tokenizer.stream((row.text for row in splits[name].rows), max_length=config.max_length):
+        for example in source.tokenizer.stream((row.text for row in splits[name].rows), max_length=config.max_length):
             cut[name] += example.truncated
             yield example
 

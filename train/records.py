@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,14 +54,18 @@ def _kind(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def _most(file: BinaryIO) -> int:
+    """Bytes to which a file may unpack."""
+    return max(_UNPACKED, _RATIO * os.fstat(file.fileno()).st_size)
+
+
 class _Unpacked(gzip.GzipFile):
     """What a gzip file holds, until that is suspiciously much."""
 
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(fileobj=file)
         self._path = path
-        self._most = max(_UNPACKED, _RATIO * file.seek(0, io.SEEK_END))
-        file.seek(0)
+        self._most = _most(file)
 
     def read1(self, size: int = -1) -> bytes:
         """At most `size` bytes, unless damaged or too many by now (`UserError`)."""
@@ -130,8 +135,7 @@ def _jsonl(file: BinaryIO, path: Path) -> Iterator[_Record]:
 def _parquet(file: BinaryIO, path: Path) -> Iterator[_Record]:
     import pyarrow.parquet
 
-    most = max(_UNPACKED, _RATIO * file.seek(0, io.SEEK_END))
-    file.seek(0)
+    most = _most(file)
     numbers = itertools.count(1)
     try:
         table = pyarrow.parquet.ParquetFile(file)

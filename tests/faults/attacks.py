@@ -76,6 +76,11 @@ def _link(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _sparse(path: Path, head: bytes = b"") -> None:
     path.write_bytes(head)
     os.truncate(path, 2**40)
@@ -231,14 +236,12 @@ def settings_that_name_files_elsewhere(repository: Path, bait: Path) -> None:
 
 @attack(MODEL, refused=True)
 def a_config_that_is_a_pipe(repository: Path, bait: Path) -> None:
-    (repository / "config.json").unlink()
-    os.mkfifo(repository / "config.json")
+    _pipe(repository / "config.json")
 
 
 @attack(MODEL, refused=True)
 def weights_that_are_a_pipe(repository: Path, bait: Path) -> None:
-    (repository / "model.safetensors").unlink()
-    os.mkfifo(repository / "model.safetensors")
+    _pipe(repository / "model.safetensors")
 
 
 @attack(MODEL, refused=True)
@@ -302,8 +305,7 @@ def data_that_are_a_link(repository: Path, bait: Path) -> None:
 
 @attack(DATA, refused=True)
 def data_that_are_a_pipe(repository: Path, bait: Path) -> None:
-    (repository / "train.tsv").unlink()
-    os.mkfifo(repository / "train.tsv")
+    _pipe(repository / "train.tsv")
 
 
 @attack(DATA, refused=True, row=25)

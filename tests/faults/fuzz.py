@@ -2,8 +2,9 @@
 
 Exit code 1 if any fails. Each case is a function of the seed and its number (`--only N` runs one).
 It must be refused by a `UserError` of one line that names the file, or be taken for what it is, as
-independent readers see it. Anything else is a failure: another exception, a panic or a signal (a crash), more than two
-seconds (a hang), more memory than the file and 64 MB, a file taken that breaks its format.
+independent readers see it. Anything else is a failure: another exception, a panic or a signal (a
+crash), more than two seconds (a hang), more memory than the file and 64 MB, a file taken that breaks
+its format.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
-from tests.conftest import PRIMES, random_checkpoint
+from tests.conftest import PRIMES, random_checkpoint, write_reviews
 
 HOOKS = ("compiling", "later compiling", "evaluation", "checkpoint files", "manifest", "best model")
 """Moments at which a run can ask itself to stop; in the first three the main thread hangs then, as in the compiler."""
@@ -24,9 +24,7 @@ def make(directory: Path) -> list[str]:
     """Model and data of a run of 35 steps, evaluated five times; the arguments of `python -m train`."""
     with new_directory(directory / "model") as scratch:
         write(scratch, random_checkpoint(PRIMES.replace(labels=("0", "1")), directory / "source"))
-    for name, count in (("train", 54), ("dev", 21), ("test", 13)):
-        lines = [f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film\t{i % 2}\n" for i in range(count)]
-        (directory / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+    write_reviews(directory, train=54, dev=21, test=13)
     options = "--epochs 5 --batch-size 8 --max-length 32 --learning-rate 3e-3 --checkpoint-every 3"
     return ["--model", str(directory / "model"), "--data", str(directory), *options.split()]
 
