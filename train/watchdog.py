@@ -5,6 +5,7 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -18,6 +19,9 @@ SHORT = 10
 
 FACTOR = 4
 """It is given this many times the longest time between two beats so far, where that is more."""
+
+GRACE = 2
+"""Ticks that the first process, which found the same, waits before it ends: JAX ends the others at once with it."""
 
 LONG = 1800
 """Ticks given to what may take long and has not been measured: compiling, reading, writing."""
@@ -109,4 +113,6 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
+        if jax.process_index() == 0:  # the one that is stuck is to say where
+            time.sleep(GRACE * TICK)
         os._exit(1)
