@@ -9,11 +9,13 @@ import numpy as np
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import with_classifier
-from bert_jax.config import BertConfig
+from bert_jax.config import SINGLE_LABEL, BertConfig
 from bert_jax.packing import Tokens
 from bert_jax.tokenizer import check_max_length
 from convert import conversion, huggingface
-from train.data import label_ids, read_splits
+from train.config import TrainConfig
+from train.data import read
+from train.labels import label_ids
 
 from .figures import encoder_parameters
 from .workload import Job
@@ -25,10 +27,11 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
     The classifier is the checkpoint's own, or drawn from the seed: the same for every contender.
     Raises `UserError` for a model or data that `python -m train` would not take.
     """
-    splits = read_splits(data, seed=settings["seed"])
+    found = read(TrainConfig(data=str(data), seed=settings["seed"]), SINGLE_LABEL)
+    splits = found.splits
     source = conversion.read(model)
     check_max_length(settings["max_length"], source.checkpoint.config)
-    names, labels = label_ids(splits, source.checkpoint.config.labels)
+    names, labels = label_ids(found, source.checkpoint.config.labels)
     start, _ = with_classifier(source.checkpoint, names, settings["seed"])
     for name, layout in (("native", checkpoint), ("hf", huggingface)):
         (directory / name).mkdir(parents=True)

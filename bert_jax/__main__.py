@@ -1,6 +1,7 @@
 """Label texts from the command line: one JSON object a line, as many as texts, in their order."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -12,14 +13,22 @@ from typing import BinaryIO, TextIO
 
 from bert_jax.checkpoint import read_classifier
 from bert_jax.command import Parser, run
+from bert_jax.config import is_whole
 from bert_jax.errors import UserError
 from bert_jax.files import new_file
-from bert_jax.tokenizer import check_max_length
+from bert_jax.tokenizer import LONG_TEXTS, check_max_length
 
 
 def main(argv: list[str] | None = None) -> None:
     """Check everything that can be checked without JAX, then predict."""
-    parser = Parser(prog="python -m bert_jax", description=__doc__)
+    parser = Parser(
+        prog="python -m bert_jax",
+        description=__doc__,
+        epilog="""examples:
+  python -m bert_jax --model runs/demo/best "one text" "another text"
+  python -m bert_jax --model runs/demo/best --input texts.txt --output out.jsonl
+  python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair\"""",
+    )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned native checkpoint")
     parser.add_argument("--input", metavar="FILE", help="file with one text a line, UTF-8 (default: standard input)")
@@ -28,15 +37,23 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument("--logits", action="store_true", help="add the raw logits, in order of label id")
-    parser.add_argument("--max-length", type=int, metavar="N", help="cut texts to N tokens (default: the model's most)")
+    parser.add_argument(
+        "--pairs", action="store_true", help="texts are pairs: two by two, or on a line with a tab between"
+    )
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens read at once (default: as in training)")
+    parser.add_argument(
+        "--long-texts", choices=LONG_TEXTS, help="what is read of longer texts (default: as in training)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
     args = parser.parse_args(argv)
 
     if args.texts and args.input:
         raise UserError("give texts or --input, not both")
     for text in args.texts:
-        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+        if not is_whole(text):
             raise UserError(f"text {text!a}: not UTF-8")
+    if args.pairs and len(args.texts) % 2:
+        raise UserError(f"--pairs takes texts two by two; there are {len(args.texts)}")
     checkpoint, tokenizer = read_classifier(args.model)
     if args.max_length is not None:
         check_max_length(args.max_length, checkpoint.config)
@@ -48,11 +65,16 @@ def main(argv: list[str] | None = None) -> None:
         use_cache()
         classifier = TextClassifier(checkpoint, tokenizer, args.dtype)
         interactive = lines is not None and lines.isatty()
-        texts = args.texts if lines is None else _texts(lines, args.input or "standard input")
+        name = args.input or "standard input"
+        texts = args.texts if lines is None else _texts(lines, name)
+        pairs = None
+        if args.pairs:
+            texts, pairs = (args.texts[::2], args.texts[1::2]) if lines is None else _halves(texts, name)
         encode = json.JSONEncoder(ensure_ascii=False).encode
         # JSON's own escapes leave the control characters of 8 bits, which drive some terminals too.
         escape = functools.partial(re.compile("[\x7f-\x9f]").sub, lambda found: f"\\u{ord(found[0]):04x}")
-        with closing(classifier.stream(texts, max_length=args.max_length, interactive=interactive)) as predictions:
+        how = {"max_length": args.max_length, "long_texts": args.long_texts, "interactive": interactive}
+        with closing(classifier.stream(texts, pairs, **how)) as predictions:
             for prediction in predictions:
                 line = encode(prediction.to_dict(logits=args.logits))
                 out.write((line if line.isprintable() else escape(line)) + "\n")
@@ -99,6 +121,22 @@ def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{name}: line {number} is not UTF-8 at its byte {error.start}") from None
         yield text.removesuffix("\n").removesuffix("\r")
+
+
+def _halves(lines: Iterable[str], name: str) -> tuple[Iterator[str], Iterator[str]]:
+    """The first and second texts of lines, each of which is read once."""
+
+    def parted() -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(lines, 1):
+            text, *pair = line.split("\t")
+            if len(pair) != 1:
+                raise UserError(
+                    f"{name}: line {number} has {len(pair)} tabs; expected one, between the texts of a pair"
+                )
+            yield text, pair[0]
+
+    one, other = itertools.tee(parted())
+    return (text for text, _ in one), (pair for _, pair in other)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_jax import tokenizer as tokenizers
-from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.config import CLASSIFIER, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import parse_json, read_bytes, write_json
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
@@ -176,8 +176,10 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
         (directory / name).write_bytes(content)
 
 
-def with_classifier(start: Checkpoint, labels: tuple[str, ...], seed: int) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint as a classifier of these labels, and the names of parameters made new for it.
+def with_classifier(
+    start: Checkpoint, labels: tuple[str, ...], seed: int, task: str = SINGLE_LABEL
+) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint as a classifier of these labels for a task, and the names of parameters made new for it.
 
     New kernels are normal(0, initializer_range) by the seed, new biases 0. A classifier keeps the
     tokenizer's files, but not sentence-transformers', which describe the embedding it no longer is.
@@ -186,7 +188,7 @@ def with_classifier(start: Checkpoint, labels: tuple[str, ...], seed: int) -> tu
         architecture=CLASSIFIER,
         labels=labels,
         add_pooling_layer=True,
-        problem_type="single_label_classification",
+        problem_type=task,
     )
     generator = np.random.default_rng(seed)
     tensors, new = dict(start.tensors), []
@@ -206,8 +208,6 @@ def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Token
     config = checkpoint.config
     if config.architecture != CLASSIFIER:
         raise UserError(f"{directory}: has no classifier yet; fine-tune it: python -m train --model {directory}")
-    if config.problem_type != "single_label_classification":
-        raise UserError(f"{directory}: problem_type is {config.problem_type}; only single labels are predicted")
     tokenizer = tokenizers.Tokenizer.of(checkpoint.files, Path(directory))
     tokenizer.check_fits(config, directory)
     return checkpoint, tokenizer

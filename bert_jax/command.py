@@ -1,32 +1,114 @@
 """What every command line of the project shares: its parser and its way to fail."""
 
 import argparse
+import difflib
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 from bert_jax.errors import UserError
 
+_WIDTH = 80
+"""Columns of help, at most: longer lines are hard to read on a terminal of any width."""
+
+_DONE, _WRONG = "0 done", "2 something given is wrong or missing (one line on standard error says what)"
+
 
 class _Formatter(argparse.HelpFormatter):
-    """Shows defaults, but for those that say nothing."""
+    """Shows defaults, but for those that say nothing, in lines of at most 80 columns."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=min(_WIDTH, shutil.get_terminal_size().columns) - 2)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        many = f": {', '.join(map(str, action.choices or ()))}" if _has_many_choices(action) else ""
         if any(action.default is nothing for nothing in (None, False, (), argparse.SUPPRESS)):
-            return action.help
-        return f"{action.help} (default: %(default)s)"
+            return f"{action.help}{many}"
+        return f"{action.help}{many} (default: %(default)s)"
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if _has_many_choices(action):
+            return lambda size: ("NAME",) * size
+        return super()._metavar_formatter(action, default_metavar)
+
+
+def _has_many_choices(action: argparse.Action) -> bool:
+    """Whether the choices would fill a line by themselves; they are listed in the help's text then."""
+    return action.metavar is None and len(",".join(map(str, action.choices or ()))) > _WIDTH // 2
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser without abbreviations whose errors are one line (`UserError`)."""
+    """An argparse parser without abbreviations whose errors are one line (`UserError`) and name what was meant.
 
-    def __init__(self, **options):
+    `epilog` is printed line by line as it stands, and after it the exit codes: 0, 2, and 1 where
+    `exit_1` says what it means.
+    """
+
+    def __init__(self, *, epilog: str | None = None, exit_1: str | None = None, **options: Any):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
+        codes = [_DONE, f"1 {exit_1}" if exit_1 else "", _WRONG]
+        self._last = "\n".join([*([epilog, ""] if epilog else []), "exit codes:", *(f"  {c}" for c in codes if c)])
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The options; raises `UserError` for the first that is none, even where others are missing."""
+        given = sys.argv[1:] if args is None else list(args)
+        for argument in given[: given.index("--")] if "--" in given else given:
+            name = argument.partition("=")[0]
+            if re.fullmatch(r"--?[A-Za-z]\S*", argument) and name not in self._option_string_actions:
+                meant = nearest(name, (o for o in self._option_string_actions if o.startswith("--")))
+                raise UserError(f"unknown option {name}; {_did_you_mean(meant) or f'see `{self.prog} --help`'}")
+        return super().parse_args(given, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            meant = _did_you_mean(nearest(str(value), choices))
+            name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+            raise UserError(f"{name} is {value!r}; expected one of {', '.join(choices)}{meant and f'; {meant}'}")
+
+    def format_help(self) -> str:
+        """Like a manual page: usage in a line, what it is for, options by group, examples, exit codes."""
+        formatter = self._get_formatter()
+        formatter.add_usage(f"%(prog)s {' '.join(self._synopsis())}", self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        return f"{formatter.format_help()}\n{self._last}\n"
+
+    def _synopsis(self) -> Iterable[str]:
+        yield "[OPTION ...]"
+        for action in self._actions:
+            shown = str(action.metavar or action.dest.upper())
+            if action.option_strings and action.required:
+                yield f"{action.option_strings[-1]} {shown}"
+            elif not action.option_strings:
+                yield f"[{shown} ...]" if action.nargs == "*" else shown
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` instead of printing the usage and exiting."""
         raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Which of the known words was meant: the shortest that goes on like it, else the one most alike, or none."""
+
+    def plain(text: str) -> str:
+        return text.lstrip("-").replace("_", "-").lower()
+
+    names = {plain(name): name for name in known}
+    begun = sorted((name for name in names if len(plain(word)) > 2 and name.startswith(plain(word))), key=len)
+    alike = begun[:1] or difflib.get_close_matches(plain(word), names, n=1, cutoff=0.7)
+    return names[alike[0]] if alike else None
+
+
+def _did_you_mean(meant: str | None) -> str:
+    return f"did you mean {meant}?" if meant else ""
 
 
 def printable(text: str) -> str:

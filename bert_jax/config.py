@@ -13,7 +13,9 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 ATTENTION = ("auto", "plain", "triton", "mosaic", "interpret")
 """How attention is computed: plain XLA, or the fused kernel for GPU, for TPU, or interpreted (slow, for tests)."""
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+"""What the logits of a classifier mean: one class of C, each label by itself, or a number."""
 
 CLASSIFIER = "BertForSequenceClassification"
 ENCODER = "BertModel"
@@ -112,7 +114,7 @@ class BertConfig:
         _require(isinstance(self.add_pooling_layer, bool), "add_pooling_layer", self.add_pooling_layer, "true or false")
         _require(self.architecture in ARCHITECTURES, "architectures", self.architecture, _one_of(ARCHITECTURES))
         _require(
-            isinstance(self.labels, tuple) and all(isinstance(name, str) and _is_whole(name) for name in self.labels),
+            isinstance(self.labels, tuple) and all(isinstance(name, str) and is_whole(name) for name in self.labels),
             "id2label",
             self.labels,
             "label names as strings of whole characters",
@@ -122,7 +124,7 @@ class BertConfig:
             _require(len(self.labels) >= 1, "id2label", self.labels, f"at least one label for a {CLASSIFIER}")
             _require(self.add_pooling_layer, "add_pooling_layer", False, f"true for a {CLASSIFIER}")
             if self.problem_type is None:
-                kind = "regression" if len(self.labels) == 1 else "single_label_classification"
+                kind = REGRESSION if len(self.labels) == 1 else SINGLE_LABEL
                 object.__setattr__(self, "problem_type", kind)
 
     @property
@@ -233,9 +235,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_whole(text: str) -> bool:
+def is_whole(text: str) -> bool:
     """Whether a string can be written as UTF-8, which half of a surrogate pair cannot."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _one_of(values) -> str:

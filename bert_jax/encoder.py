@@ -63,14 +63,24 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The layers in order; with `remat`, a backward pass computes each anew from its input."""
+    """The layers in order; with `remat`, a backward pass computes each anew from its input.
+
+    None goes below the first `frozen` layers.
+    """
 
     def __init__(
-        self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", remat: bool = False, rngs: nnx.Rngs
+        self,
+        config: BertConfig,
+        *,
+        dtype: jnp.dtype,
+        attention: str = "auto",
+        remat: bool = False,
+        frozen: int | None = None,
+        rngs: nnx.Rngs,
     ):
         count = config.num_hidden_layers
         self.layers = nnx.List([Layer(config, dtype=dtype, attention=attention, rngs=rngs) for _ in range(count)])
-        self.remat = remat
+        self.remat, self.frozen = remat, frozen
 
     def __call__(
         self,
@@ -80,9 +90,13 @@ class Encoder(nnx.Module):
     ) -> list[Float[Array, "B T D"]]:
         """Every layer's output, first to last; under `jax.jit`, unused ones cost nothing."""
         outputs = []
+        if self.frozen == 0:
+            x = jax.lax.stop_gradient(x)
         for i, layer in enumerate(self.layers):
             here = None if words is None else words[3 * i : 3 * i + 3]
             run = functools.partial(layer, segment_ids=segment_ids, words=here)
             x = jax.checkpoint(run)(x) if self.remat else run(x)
+            if self.frozen == i + 1:
+                x = jax.lax.stop_gradient(x)
             outputs.append(x)
         return outputs

@@ -16,7 +16,8 @@ class Model(nnx.Module):
     """Embeddings, encoder and, where the config has one, the pooler.
 
     Parameters are float32; `dtype` (float32 or bfloat16) is what matrix products compute in.
-    `attention` is one of `config.ATTENTION`; `remat` trades time for memory in a backward pass.
+    `attention` is one of `config.ATTENTION`; `remat` trades time for memory in a backward pass,
+    and the embeddings and the first `frozen` layers (None: nothing) get no gradient and no backward pass.
     Give `rngs` with a `dropout` stream to a call to train; without it nothing is dropped.
     Source: BERT paper, section 3; transformers' `BertModel`.
     """
@@ -28,12 +29,13 @@ class Model(nnx.Module):
         dtype: jnp.dtype | type = jnp.float32,
         attention: str = "auto",
         remat: bool = False,
+        frozen: int | None = None,
         rngs: nnx.Rngs,
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.embeddings = Embeddings(config, dtype=self.dtype, rngs=rngs)
-        self.encoder = Encoder(config, dtype=self.dtype, attention=attention, remat=remat, rngs=rngs)
+        self.encoder = Encoder(config, dtype=self.dtype, attention=attention, remat=remat, frozen=frozen, rngs=rngs)
         size = config.hidden_size
         self.pooler = linear(config, size, size, self.dtype, rngs) if config.add_pooling_layer else None
 

@@ -1,7 +1,13 @@
 """The optimizer BERT is fine-tuned with: AdamW, linear warm-up and decay, clipped gradients."""
 
+import math
+from typing import Any
+
 import jax
 import optax
+from flax import nnx
+
+from bert_jax.parameters import depth_of, name_of
 
 
 def linear_schedule(peak: float, steps: int, warmup_steps: int) -> optax.Schedule:
@@ -34,10 +40,38 @@ def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> 
 
 
 def fine_tuning(
-    learning_rate: float, *, steps: int, warmup_steps: int, weight_decay: float, clip_norm: float
+    learning_rate: float,
+    *,
+    steps: int,
+    warmup_steps: int,
+    weight_decay: float,
+    clip_norm: float,
+    layer_decay: float = 1.0,
+    frozen: int | None = None,
 ) -> optax.GradientTransformation:
-    """The whole chain for a run of `steps`: clip the global gradient norm, then AdamW."""
-    return optax.chain(
+    """The whole chain for a run of `steps`: clip the global gradient norm, then AdamW.
+
+    With `layer_decay`, each layer down from the heads learns at that share of the rate above it, the embeddings
+    slowest (BEiT; ULMFiT's discriminative fine-tuning). The embeddings and first `frozen` layers stay as they are.
+    """
+    chain = [
         optax.clip_by_global_norm(clip_norm),
         adamw(linear_schedule(learning_rate, steps, warmup_steps), weight_decay),
-    )
+    ]
+    if layer_decay != 1 or frozen is not None:
+        chain.append(_by_depth(layer_decay, frozen))
+    return optax.chain(*chain)
+
+
+def _by_depth(layer_decay: float, frozen: int | None) -> optax.GradientTransformation:
+    def scaled(updates: Any, params: Any) -> Any:
+        flat = list(nnx.to_flat_state(updates))
+        depths = [depth_of(name_of(path)) for path, _ in flat]
+        top = 1 + max(depth for depth in depths if depth < math.inf)
+        below = [top - min(depth, top) for depth in depths]
+        stays = [frozen is not None and depth <= frozen for depth in depths]
+        factors = [0.0 if here else layer_decay**down for here, down in zip(stays, below, strict=True)]
+        both = zip(flat, factors, strict=True)
+        return nnx.from_flat_state([(path, one.replace(one.get_value() * factor)) for (path, one), factor in both])
+
+    return optax.stateless(scaled)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from bert_jax.errors import UserError
 
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
 def from_attention_mask(
     input_ids: Int[np.ndarray, "B T"],
-    attention_mask: Int[np.ndarray, "B T"],
+    attention_mask: Int[np.ndarray, "B T"] | Bool[np.ndarray, "B T"],
     token_type_ids: Int[np.ndarray, "B T"] | None = None,
 ) -> Rows:
     """A padded batch, one example a row, as transformers builds it.

@@ -1,5 +1,6 @@
 """Named arrays to a model, and a model to named arrays."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,12 @@ M = TypeVar("M", bound=nnx.Module)
 def name_of(path: tuple[Any, ...]) -> str:
     """The checkpoint's name for a parameter at an NNX path: dotted, without a leading `bert`."""
     return ".".join(str(part) for part in (path[1:] if path[0] == "bert" else path))
+
+
+def depth_of(name: str) -> float:
+    """How far up a parameter is: 0 in the embeddings, 1 in the first layer, and infinity in the heads."""
+    part, *rest = name.split(".")
+    return 0.0 if part == "embeddings" else int(rest[1]) + 1.0 if part == "encoder" else math.inf
 
 
 def build(

@@ -7,32 +7,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Float, Int
 
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-from bert_jax.heads import SequenceClassifier
+from bert_jax.heads import scores_of
+from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
-from bert_jax.tokenizer import Tokenizer, check_max_length
-
-IN_FLIGHT = 4
-"""Batches given to the device before the first of them is fetched; stopping early waits for these."""
+from bert_jax.tokenizer import LONG_TEXTS, Cutting, Tokenizer, check_max_length
 
 _CHARACTERS = 256
 """Characters a text on average: a window of longer texts ends early, so that its memory is bounded."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Tag = TypeVar("_Tag")
 
 
 class Prediction(NamedTuple):
-    """What the model says of one text; `scores` and `logits` are in order of label id."""
+    """What the model says of one text, or pair; `scores` and `logits` are in order of label id.
+
+    `label` is the likeliest and `score` its probability. `labels` are all that hold: of a model of several labels
+    those of probability 0.5 or more, else `label` alone. Of a regression `score` is the number, and `label` its name.
+    """
 
     text: str
     label: str
@@ -40,10 +41,24 @@ class Prediction(NamedTuple):
     scores: dict[str, float]
     logits: list[float]
     truncated: bool
+    pair: str | None = None
+    labels: tuple[str, ...] = ()
+    task: str = SINGLE_LABEL
 
     def to_dict(self, *, logits: bool = False) -> dict[str, Any]:
-        """The JSON object for this prediction; `truncated` appears only where the text was cut."""
-        out: dict[str, Any] = {"text": self.text, "label": self.label, "score": self.score, "scores": self.scores}
+        """The JSON object for this prediction.
+
+        `pair` appears only of pairs, `truncated` only where text was cut, and of a regression there are no `scores`.
+        """
+        out: dict[str, Any] = {"text": self.text}
+        if self.pair is not None:
+            out["pair"] = self.pair
+        if self.task == MULTI_LABEL:
+            out |= {"labels": list(self.labels), "scores": self.scores}
+        elif self.task == REGRESSION and len(self.scores) == 1:
+            out["score"] = self.score
+        else:
+            out |= {"label": self.label, "score": self.score, "scores": self.scores}
         if logits:
             out["logits"] = self.logits
         if self.truncated:
@@ -51,37 +66,9 @@ class Prediction(NamedTuple):
         return out
 
 
-def make_apply(
-    graphdef: nnx.GraphDef[SequenceClassifier], out_shardings: jax.sharding.Sharding | None = None
-) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
-    """Compile the forward pass, without dropout, of a classifier split as `graphdef, params`.
-
-    `out_shardings` says where the logits are to lie, if not where the compiler leaves them.
-    """
-    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=out_shardings)
-
-
-def batch_tokens() -> int:
-    """Tokens a prediction batch holds: enough to keep the device busy, small enough for caches."""
-    return 1024 if jax.default_backend() == "cpu" else 32768
-
-
 def window_texts() -> int:
     """Texts that are read, packed and answered together: enough to fill the rows of many batches."""
     return max(4096, batch_tokens())
-
-
-def packed_logits(
-    apply: Callable[[Rows], Float[Array, "N C"]], examples: Sequence[Tokens], num_labels: int
-) -> Float[np.ndarray, "N C"]:
-    """Logits of every example, each computed once, in the order given.
-
-    `apply` is a jitted function of packed rows; it sees few different shapes.
-    """
-    out = np.empty((len(examples), num_labels), np.float32)
-    for members, logits in late(apply, prediction_batches(examples, batch_tokens=batch_tokens()), IN_FLIGHT):
-        out[members] = logits[: len(members)]
-    return out
 
 
 class TextClassifier:
@@ -89,6 +76,7 @@ class TextClassifier:
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32"):
         self.config, self.tokenizer = checkpoint.config, tokenizer
+        self.cutting = cutting_of(checkpoint)
         graphdef, params = nnx.split(build_classifier(checkpoint.config, checkpoint.tensors, dtype))
         self._apply = functools.partial(make_apply(graphdef), params)
 
@@ -102,13 +90,20 @@ class TextClassifier:
         return packed_logits(self._apply, examples, len(self.config.labels))
 
     def __call__(
-        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, max_length: int | None = None
+        self,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
+        *,
+        max_length: int | None = None,
+        long_texts: str | None = None,
     ) -> list[Prediction]:
         """Classify texts, or pairs of texts; as many predictions as texts, in their order.
 
-        Texts longer than `max_length` tokens (default: all the model takes) are cut and flagged.
+        Texts longer than `max_length` tokens are cut and flagged, or read in windows whose logits are averaged, as
+        `long_texts` says (`bert_jax.tokenizer.LONG_TEXTS`). Both are by default as in training, and of a model not
+        trained here all that it takes, from the head.
         """
-        return list(self.stream(texts, pairs, max_length=max_length))
+        return list(self.stream(texts, pairs, max_length=max_length, long_texts=long_texts))
 
     def stream(
         self,
@@ -116,6 +111,7 @@ class TextClassifier:
         pairs: Iterable[str] | None = None,
         *,
         max_length: int | None = None,
+        long_texts: str | None = None,
         interactive: bool = False,
     ) -> Generator[Prediction, None, None]:
         """Classify texts as they come: predictions in their order, in bounded memory.
@@ -128,22 +124,26 @@ class TextClassifier:
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise TypeError("expected a list of texts, got one string: write [text]")
-        max_length = self.config.max_position_embeddings if max_length is None else max_length
-        check_max_length(max_length, self.config)
+        cutting = self.cutting
+        if max_length is not None:
+            cutting = Cutting(max_length, cutting.long_texts)
+        if long_texts is not None:
+            cutting = cutting._replace(long_texts=long_texts)
+        check_max_length(cutting.max_length, self.config)
         if pairs is not None and self.config.type_vocab_size < 2:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
         if isinstance(texts, Sized) and isinstance(pairs, Sized) and len(texts) != len(pairs):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; expected one for each")
         inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
-        return self._stream(inputs, max_length, interactive)
+        return self._stream(inputs, cutting, interactive)
 
     def _stream(
-        self, inputs: Iterable[tuple[str, ...]], max_length: int, interactive: bool
+        self, inputs: Iterable[tuple[str, ...]], cutting: Cutting, interactive: bool
     ) -> Generator[Prediction, None, None]:
         size, ahead, in_flight = (1, 0, 0) if interactive else (window_texts(), 1, IN_FLIGHT)
         pool = ThreadPoolExecutor(1, "bert_jax-prepare")
         try:
-            prepare = functools.partial(self._prepare, max_length=max_length)
+            prepare = functools.partial(self._prepare, cutting=cutting)
             windows = _ahead(pool, prepare, _windows(inputs, size), ahead)
             batches = (batch for window in windows for batch in window.tagged())
             for (window, members, is_last), logits in late(self._apply, batches, in_flight):
@@ -153,34 +153,59 @@ class TextClassifier:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _prepare(self, inputs: list[tuple[str, ...]], max_length: int) -> "_Window":
+    def _prepare(self, inputs: list[tuple[str, ...]], cutting: Cutting) -> "_Window":
         texts, *pairs = (list(column) for column in zip(*inputs, strict=True))
-        examples = self.tokenizer(texts, *pairs, max_length=max_length)
+        owners, examples = zip(*self.tokenizer.examples(texts, pairs[0] if pairs else None, cutting), strict=True)
         return _Window(
-            texts,
+            inputs,
+            np.array(owners),
             [tokens.truncated for tokens in examples],
             list(prediction_batches(examples, batch_tokens=batch_tokens())),
-            np.empty((len(texts), len(self.config.labels)), np.float32),
+            np.empty((len(examples), len(self.config.labels)), np.float32),
         )
 
     def _predictions(self, window: "_Window") -> Iterator[Prediction]:
-        names = self.config.labels
-        probabilities = _softmax(window.logits.astype(np.float64))
-        best = probabilities.argmax(1).tolist()
-        columns = window.texts, best, probabilities.tolist(), window.logits.tolist(), window.truncated
-        for text, label, scores, logits, truncated in zip(*columns, strict=True):
+        names, task = self.config.labels, self.config.problem_type or SINGLE_LABEL
+        logits = pooled(window.logits, window.owners)
+        truncated = np.zeros(len(logits), bool)
+        truncated[window.owners[window.truncated]] = True
+        scores = scores_of(logits.astype(np.float64), task)
+        best = scores.argmax(1).tolist()
+        columns = window.inputs, best, scores.tolist(), logits.tolist(), truncated.tolist()
+        for (text, *pair), top, values, row, was_cut in zip(*columns, strict=True):
+            held = [i for i, value in enumerate(values) if value >= 0.5] if task == MULTI_LABEL else [top]
             yield Prediction(
-                text, names[label], scores[label], dict(zip(names, scores, strict=True)), logits, truncated
+                text,
+                names[top],
+                values[top],
+                dict(zip(names, values, strict=True)),
+                row,
+                was_cut,
+                pair[0] if pair else None,
+                tuple(names[i] for i in held),
+                task,
             )
 
 
-class _Window(NamedTuple):
-    """Texts read together, packed, and their logits, which come in batch by batch."""
+def cutting_of(checkpoint: Checkpoint) -> Cutting:
+    """How texts are cut for a checkpoint: as in its training, or to all it takes."""
+    said, most = checkpoint.metadata, checkpoint.config.max_position_embeddings
+    length, stride = said.get("max_length", ""), said.get("stride", "")
+    return Cutting(
+        min(int(length), most) if length.isdecimal() else most,
+        said["long_texts"] if said.get("long_texts") in LONG_TEXTS else "head",
+        int(stride) if stride.isdecimal() else None,
+    )
 
-    texts: list[str]
+
+class _Window(NamedTuple):
+    """Texts read together, packed, and their logits, which come in batch by batch; an example may be part of a text."""
+
+    inputs: list[tuple[str, ...]]
+    owners: Int[np.ndarray, " M"]
     truncated: list[bool]
     batches: list[tuple[Rows, list[int]]]
-    logits: Float[np.ndarray, "N C"]
+    logits: Float[np.ndarray, "M C"]
 
     def tagged(self) -> Iterator[tuple[Rows, tuple["_Window", list[int], bool]]]:
         """Every batch with its window, the texts it holds, and whether it is the window's last."""
@@ -212,22 +237,3 @@ def _ahead(
             yield futures.popleft().result()
     while futures:
         yield futures.popleft().result()
-
-
-def late(
-    apply: Callable[[Rows], Float[Array, "N C"]], batches: Iterable[tuple[Rows, _Tag]], in_flight: int
-) -> Iterator[tuple[_Tag, Float[np.ndarray, "N C"]]]:
-    """Logits of every batch, in order, with its tag, fetched while the device has `in_flight` more to do."""
-    pending: deque[tuple[_Tag, Array]] = deque()
-    for rows, tag in batches:
-        pending.append((tag, apply(rows)))
-        if len(pending) > in_flight:
-            done, logits = pending.popleft()
-            yield done, np.asarray(logits)
-    for tag, logits in pending:
-        yield tag, np.asarray(logits)
-
-
-def _softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -15,6 +16,9 @@ from bert_jax.tokenizer_files import FILES, build, faults_of
 
 _WINDOW = 4096
 """Texts given to the library at once: its record of a short text takes 2,000 bytes, our ids of it 100."""
+
+LONG_TEXTS = ("head", "tail", "both", "windows")
+"""What is read of a text that is too long: its first tokens, its last, half of either, or all in windows."""
 
 _PROBE = "A word \u2603 that no vocabulary has: \U0001f9ff\u0301."
 
@@ -59,32 +63,55 @@ class Tokenizer:
                 "take the tokenizer that belongs to this checkpoint"
             )
 
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int) -> list[Tokens]:
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int, long_texts: str = "head"
+    ) -> list[Tokens]:
         """Tokenise texts, or pairs of texts, cutting the longer side first to `max_length` tokens.
 
         `max_length` counts special tokens and is at least 3. Sentence B and its [SEP] have type 1.
         """
-        if pairs is None:
-            return list(self.stream(texts, max_length=max_length))
-        _check_room(max_length)
-        both = zip(self._ids(texts), self._ids(pairs), strict=True)
-        return [self._pair(np.array(a, np.int32), np.array(b, np.int32), max_length - 3) for a, b in both]
+        return [tokens for _, tokens in self.examples(texts, pairs, Cutting(max_length, long_texts))]
 
     def stream(self, texts: Iterable[str], *, max_length: int) -> Iterator[Tokens]:
         """Tokenise texts in their order, in memory that does not grow with their number."""
-        _check_room(max_length)
-        texts = iter(texts)
-        while window := list(itertools.islice(texts, _WINDOW)):
-            yield from self._singles(self._ids(window), max_length - 2)
+        return (tokens for _, tokens in self.examples(texts, None, Cutting(max_length)))
+
+    def examples(
+        self, texts: Iterable[str], pairs: Iterable[str] | None, cutting: "Cutting"
+    ) -> Iterator[tuple[int, Tokens]]:
+        """Tokenise texts, or pairs, in their order and in bounded memory: the number of the text, and its tokens.
+
+        A text has one example, or with windows as many as it takes. Raises `ValueError` where `pairs` is shorter
+        or longer than `texts`.
+        """
+        _check_room(cutting.max_length)
+        inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
+        first = 0
+        while window := list(itertools.islice(inputs, _WINDOW)):
+            columns = [self._ids(column) for column in zip(*window, strict=True)]
+            numbers = range(first, first + len(window))
+            if pairs is None:
+                yield from self._singles(numbers, columns[0], cutting)
+            else:
+                yield from self._pairs(numbers, columns[0], columns[1], cutting)
+            first += len(window)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         with faults_of("tokenizer.json"):
             return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def _singles(self, texts: list[list[int]], room: int) -> list[Tokens]:
+    def _singles(
+        self, numbers: Iterable[int], texts: list[list[int]], cutting: "Cutting"
+    ) -> Iterator[tuple[int, Tokens]]:
         # All texts in one array, of which each gets its slice: a few calls of numpy for all of them
         # instead of a few for each, which cost more than the tokenising of a short text.
-        cut = [ids[:room] for ids in texts]
+        room = cutting.max_length - 2
+        cut, lost, owners = [], [], []
+        for number, ids in zip(numbers, texts, strict=True):
+            pieces = [ids] if len(ids) <= room else cutting.pieces(ids, room)
+            cut += pieces
+            owners += [number] * len(pieces)
+            lost += [len(ids) > room and not cutting.reads_all] * len(pieces)
         lengths = np.fromiter(map(len, cut), np.int64, len(cut))
         ends = np.cumsum(lengths + 2)
         starts = ends - lengths - 2
@@ -95,21 +122,69 @@ class Tokenizer:
         flat[inner] = np.fromiter(itertools.chain.from_iterable(cut), np.int32, int(lengths.sum()))
         types = np.zeros_like(flat)
         slices = map(slice, starts.tolist(), ends.tolist())
-        return [Tokens(flat[here], types[here], len(ids) > room) for here, ids in zip(slices, texts, strict=True)]
+        for number, here, was_cut in zip(owners, slices, lost, strict=True):
+            yield number, Tokens(flat[here], types[here], was_cut)
 
-    def _pair(self, a: np.ndarray, b: np.ndarray, room: int) -> Tokens:
+    def _pairs(
+        self, numbers: Iterable[int], texts: list[list[int]], others: list[list[int]], cutting: "Cutting"
+    ) -> Iterator[tuple[int, Tokens]]:
         # Cut here and not by the library, whose record of what is left over grows with the product
         # of the lengths. Its rule: the shorter text stays whole if it fits in half of the room,
-        # else each gets half, the longer one (the second, of equals) the odd token.
-        short, long = sorted((len(a), len(b)))
-        if short + long > room:
-            short = min(short, room // 2)
-            long = room - short
-        size_a, size_b = (long, short) if len(a) > len(b) else (short, long)
-        whole = np.concatenate([self._cls, a[:size_a], self._sep, b[:size_b], self._sep])
-        types = np.zeros_like(whole)
-        types[size_a + 2 :] = 1
-        return Tokens(whole, types, size_a < len(a) or size_b < len(b))
+        # else each gets half, the longer one (the second, of equals) the odd token. Windows go over the longer one.
+        room = cutting.max_length - 3
+        whole = cutting._replace(long_texts="head") if cutting.reads_all else cutting
+        for number, a, b in zip(numbers, texts, others, strict=True):
+            short, long = sorted((len(a), len(b)))
+            if short + long > room:
+                short = min(short, room // 2)
+                long = room - short
+            sides = [(a, long, True), (b, short, False)] if len(a) > len(b) else [(a, short, False), (b, long, True)]
+            both = [
+                [ids] if len(ids) <= size else (cutting if is_long else whole).pieces(ids, size)
+                for ids, size, is_long in sides
+            ]
+            lost = any(len(ids) > size and not (is_long and cutting.reads_all) for ids, size, is_long in sides)
+            for one, two in itertools.product(*both):
+                ids = np.concatenate(
+                    [self._cls, np.array(one, np.int32), self._sep, np.array(two, np.int32), self._sep]
+                )
+                types = np.zeros_like(ids)
+                types[len(one) + 2 :] = 1
+                yield number, Tokens(ids, types, lost)
+
+
+class Cutting(NamedTuple):
+    """What is read of a text: at most `max_length` tokens at once, special ones included (`LONG_TEXTS`)."""
+
+    max_length: int
+    long_texts: str = "head"
+    stride: int | None = None
+
+    @property
+    def said(self) -> dict[str, str]:
+        """In strings, as a checkpoint keeps it."""
+        return {name: str(value) for name, value in self._asdict().items() if value is not None}
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether nothing of a text is left out."""
+        return self.long_texts == "windows"
+
+    def pieces(self, ids: list[int], room: int) -> list[list[int]]:
+        """What is read of a text of more than `room` tokens, in pieces of `room`.
+
+        Windows begin `stride` tokens apart (half of `room` if that is not given), and the last one ends with the text.
+        """
+        if self.long_texts == "head":
+            return [ids[:room]]
+        if self.long_texts == "tail":
+            return [ids[len(ids) - room :]]
+        if self.long_texts == "both":
+            end = room // 2
+            return [ids[: room - end] + ids[len(ids) - end :]]
+        stride = min(self.stride or max(1, room // 2), room)
+        starts = [*range(0, len(ids) - room, stride), len(ids) - room]
+        return [ids[start : start + room] for start in starts]
 
 
 def _check_room(max_length: int) -> None:

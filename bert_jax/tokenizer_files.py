@@ -26,6 +26,9 @@ _MOST_CHARACTERS = 1_000
 
 _SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask")
 
+BERT_CLASSES = (None, "BertTokenizer", "BertTokenizerFast")
+"""Values of `tokenizer_class` that mean BERT's own tokenizer; others take `tokenizer.json` as it is."""
+
 
 def build(files: Mapping[str, bytes], where: Path) -> tuple[tokenizers.Tokenizer, str, str]:
     """The library's tokenizer of files' contents by name, and what it calls [CLS] and [SEP].
@@ -34,7 +37,7 @@ def build(files: Mapping[str, bytes], where: Path) -> tuple[tokenizers.Tokenizer
     without bounds, and for a vocabulary without [PAD], [UNK], [CLS] or [SEP].
     """
     settings = _json(files, "tokenizer_config.json", where)
-    names = {kind: _token_name(settings, kind) for kind in _SPECIAL_TOKENS}
+    names = special_names(settings)
     path = where / ("tokenizer.json" if "tokenizer.json" in files else "vocab.txt")
     if path.name not in files:
         raise UserError(f"{where}: no tokenizer.json and no vocab.txt; a checkpoint needs one of them")
@@ -73,6 +76,11 @@ def _json(files: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
     return parse_json(files[name], where / name) if name in files else {}
 
 
+def special_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What `tokenizer_config.json` calls each special token, by kind: pad, unk, cls, sep, mask."""
+    return {kind: _token_name(settings, kind) for kind in _SPECIAL_TOKENS}
+
+
 def _token_name(settings: Mapping[str, Any], kind: str) -> str:
     value = settings.get(f"{kind}_token") or f"[{kind.upper()}]"
     value = value.get("content") if isinstance(value, dict) else value
@@ -88,7 +96,7 @@ def _from_json(content: bytes, path: Path, settings: Mapping[str, Any]) -> token
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         # transformers' BertTokenizer takes the settings' word, and its own defaults where they are
         # silent, over what tokenizer.json says; other classes take the file as it is.
-        is_bert = settings.get("tokenizer_class") in (None, "BertTokenizer", "BertTokenizerFast")
+        is_bert = settings.get("tokenizer_class") in BERT_CLASSES
         for setting, attribute, default in (
             ("do_lower_case", "lowercase", True),
             ("strip_accents", "strip_accents", None),

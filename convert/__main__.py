@@ -1,4 +1,8 @@
-"""Convert a checkpoint: Hugging Face directory or hub id to native, native to Hugging Face."""
+"""Convert a checkpoint: Hugging Face directory or hub id to native, native to Hugging Face.
+
+SOURCE may be the directory of a training run too: its best model is taken, and in the Hugging Face layout a model
+card with what the run recorded goes with it.
+"""
 
 from pathlib import Path
 
@@ -6,34 +10,73 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax import checkpoint
-from bert_jax.command import Parser, run
+from bert_jax.command import Parser, printable, run
+from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 
-from . import conversion, huggingface
+from . import card, conversion, export, huggingface, push, runs
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
+EPILOG = """\
+examples:
+  python -m convert sentence-transformers/all-MiniLM-L6-v2 runs/minilm
+  python -m convert runs/reviews handed-on --to hf --push-to ORG/NAME"""
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m convert", description=__doc__, epilog=EPILOG)
+    read = parser.add_argument_group("what is read")
+    read.add_argument(
+        "source", metavar="SOURCE", help="Hugging Face directory, hub id, native directory, or run directory"
+    )
+    read.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    written = parser.add_argument_group("what is written")
+    written.add_argument("out", metavar="OUT", type=Path, help="directory to make")
+    written.add_argument("--to", choices=("native", "hf"), default="native", help="layout of OUT")
+    written.add_argument("--labels", type=huggingface.label_names, metavar="A,B", help="label names in order of id")
+    written.add_argument("--dtype", choices=tuple(DTYPES), help="store floats so (default: as they are in SOURCE)")
+    written.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    hub = parser.add_argument_group("to the hub")
+    hub.add_argument(
+        "--push-to",
+        metavar="ORG/NAME",
+        help="upload OUT to this repository, which is made where there is none (with --to hf; the token is that of "
+        "`hf auth login` or HF_TOKEN)",
+    )
+    hub.add_argument("--private", action="store_true", help="make the repository a private one")
+    return parser
+
 
 def main(argv: list[str] | None = None) -> None:
-    """Read, check, then write `OUT` whole or not at all."""
-    parser = Parser(prog="python -m convert", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, or native directory")
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
-    parser.add_argument("--to", choices=("native", "hf"), default="native", help="layout of OUT")
-    parser.add_argument("--labels", type=huggingface.label_names, metavar="A,B", help="label names in order of id")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), help="store floats so (default: as they are in SOURCE)")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    args = parser.parse_args(argv)
+    """Read, check, then write `OUT` whole or not at all, and hand it on if that is asked."""
+    args = _parser().parse_args(argv)
+    if args.push_to is not None:
+        if args.to != "hf":
+            raise UserError("--push-to takes the Hugging Face layout; add --to hf")
+        push.check(args.push_to)
+    elif args.private:
+        raise UserError("--private is for --push-to")
 
     check_new_directory(args.out, overwrite=args.overwrite)
-    read = conversion.read(args.source, args.revision, args.labels or ())
+    from_run = runs.find(args.source)
+    read = conversion.read(str(from_run.best) if from_run else args.source, args.revision, args.labels or ())
     found = conversion.cast(read.checkpoint, DTYPES[args.dtype]) if args.dtype else read.checkpoint
+    if args.to == "hf":
+        found = export.completed(found, read.tokenizer, trained=from_run is not None)
     with new_directory(args.out, overwrite=args.overwrite) as scratch:
         (checkpoint if args.to == "native" else huggingface).write(scratch, found)
         write_json(scratch / "conversion.json", conversion.record(read, args.to, args.dtype))
+        if from_run and args.to == "hf":
+            text = card.make(from_run, found, args.push_to or args.out.resolve().name)
+            (scratch / "README.md").write_text(text, encoding="utf-8")
+    if from_run and not from_run.finished:
+        print(printable(f"run      {args.source} is not finished; this is its best model so far"))
     print(conversion.describe(read))
     print(f"wrote {args.out} ({args.to})")
+    if args.push_to is not None:
+        pushed = push.push(args.out, args.push_to, private=args.private)
+        print(f"pushed {pushed.url} at {pushed.commit}")
 
 
 if __name__ == "__main__":

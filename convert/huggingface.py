@@ -66,14 +66,17 @@ class Findings(NamedTuple):
 
 
 def locate(source: str, revision: str | None = None) -> Location:
-    """Find a directory, or fetch a hub id (`ORG/NAME`) at a branch, tag or commit.
+    """Find a directory (of a run, its best model), or fetch a hub id (`ORG/NAME`) at a branch, tag or commit.
 
     Raises `UserError` where it is neither, or where the hub cannot give it.
     """
     if source and Path(source).is_dir():
         if revision is not None:
             raise UserError(f"{source} is a directory; --revision is for hub ids")
-        return Location(Path(source), str(Path(source).resolve()), None)
+        directory = Path(source)
+        if (directory / "run.json").is_file() and (directory / "best").is_dir():  # of a training, its best model
+            directory /= "best"
+        return Location(directory, str(directory.resolve()), None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
         raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")
     if source == MINILM and revision is None and (directory := _packaged_minilm()):

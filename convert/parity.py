@@ -2,7 +2,7 @@
 
 Compares token ids, embeddings, every layer, pooled output, logits, loss, gradients and one AdamW
 step with transformers on torch in float64, and prints the largest errors beside those torch itself
-makes in float32. Exit code 1 if any bound is missed. Without torch, a reference file made earlier
+makes in float32. Without torch, a reference file made earlier
 (--save-reference) takes its place.
 """
 
@@ -40,6 +40,13 @@ PROBE_LABELS = tuple(str(i) for i in range(16))
 """Logits of an encoder alone: enough for the largest error among them to mean something."""
 
 
+EPILOG = """\
+examples:
+  python -m convert.parity runs/minilm
+  python -m convert.parity runs/minilm \\
+    --reference tests/golden/minilm.safetensors"""
+
+
 class Finding(NamedTuple):
     """One comparison: our error, torch's own, what is held against what, and whether it holds."""
 
@@ -59,12 +66,19 @@ class Answers(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Compare; 0 if every bound holds, 1 if not."""
-    parser = Parser(prog="python -m convert.parity", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, or native directory")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    parser.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
-    parser.add_argument("--save-reference", type=Path, metavar="FILE", help="write what torch says to this file")
-    parser.add_argument("--max-length", type=int, default=128, metavar="N", help="cut the texts to N tokens")
+    parser = Parser(
+        prog="python -m convert.parity",
+        description=__doc__,
+        epilog=EPILOG,
+        exit_1="a bound is missed; the table says which",
+    )
+    compared = parser.add_argument_group("what is compared")
+    compared.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, or native directory")
+    compared.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    compared.add_argument("--max-length", type=int, default=128, metavar="N", help="cut the texts to N tokens")
+    against = parser.add_argument_group("with what")
+    against.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
+    against.add_argument("--save-reference", type=Path, metavar="FILE", help="write what torch says to this file")
     args = parser.parse_args(argv)
     if args.reference and args.save_reference:
         raise UserError("give --reference or --save-reference, not both")

@@ -11,8 +11,8 @@ import pytest
 # Modules without arrays stay as users run them, so that their own validation is what is tested.
 SHAPE_CHECKED = [
     *(f"bert_jax.{name}" for name in ("attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")),
-    *(f"bert_jax.{name}" for name in ("fused_attention", "norm", "parameters", "predict")),
-    *(f"train.{name}" for name in ("batches", "evaluate", "gather", "metrics", "step")),
+    *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict")),
+    *(f"train.{name}" for name in ("batches", "evaluator", "gather", "metrics", "step")),
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
 
@@ -64,6 +64,14 @@ def write_reviews(directory: Path, **counts: int) -> None:
     for name, count in counts.items():
         lines = [f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film\t{i % 2}\n" for i in range(count)]
         (directory / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+
+
+def read_splits(path: Path, **options):
+    """The splits of a data set."""
+    from train.config import TrainConfig
+    from train.data import read
+
+    return read(TrainConfig(data=str(path), **options)).splits
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from tests.conftest import random_checkpoint
 from train.batches import Batches, TokenSet
-from train.evaluate import Evaluator
+from train.evaluator import Evaluator
 from train.parallel import Trainer, make_layout
 
 STEPS = 20
@@ -94,7 +94,7 @@ def run(name: str) -> dict:
     found = Evaluator(layout, graphdef, 5)(trainer.parameters(state), examples, labels)
     return {
         "curve": curve,
-        "evaluation": found._asdict(),
+        "evaluation": found,
         "compiled": len(trainer.compiled),
         "moment_shards": sizes,
         "collectives": collectives(compiled.as_text()),

@@ -292,10 +292,6 @@ def test_what_cannot_predict_is_refused(tmp_path):
     encoder = save(random_checkpoint(ENCODER_ONLY, tmp_path / "files"), tmp_path / "encoder")
     with pytest.raises(UserError, match=f"has no classifier yet; fine-tune it: python -m train --model {encoder}"):
         read_classifier(encoder)
-    several = PRIMES.replace(problem_type="multi_label_classification")
-    several = save(random_checkpoint(several, tmp_path / "files"), tmp_path / "several")
-    with pytest.raises(UserError, match="problem_type is multi_label_classification; only single labels"):
-        read_classifier(several)
     small = BertConfig.from_dict({**PRIMES.to_dict(), "vocab_size": 7})
     small = save(random_checkpoint(small, tmp_path / "files"), tmp_path / "small")
     with pytest.raises(UserError, match="the tokenizer has 13 tokens but vocab_size is 7"):

@@ -19,7 +19,7 @@ from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, sha256, write_json
 from bert_jax.tensors import read_tensors, write_tensors
-from convert import conversion, huggingface
+from convert import conversion, export, huggingface
 from convert.__main__ import main
 from convert.layouts import SAME, TRANSPOSED
 from convert.names import IGNORED, TABLE, TIED, canonical, rows
@@ -146,14 +146,21 @@ TOKENIZER_FILES += ("sentence_bert_config.json", "config_sentence_transformers.j
 
 
 def assert_handed_back(source: Path, back: Path) -> None:
+    """What there was is as it was; what was missing, and nothing else, is added."""
     config, tensors = handed_back(source)
-    assert read_json(back / "config.json") == config
+    found = read_json(back / "config.json")
+    assert {name: found[name] for name in config} == config
+    assert set(found) - set(config) <= {*export.SAID, "sentence_transformers"}
     assert_same(tensors_of(back), tensors)
     kept = [name for name in TOKENIZER_FILES if (source / name).exists()]
     assert kept
-    assert all((back / name).read_bytes() == (source / name).read_bytes() for name in kept)
+    settings = read_json(source / "tokenizer_config.json")
+    assert settings.items() <= read_json(back / "tokenizer_config.json").items()
+    same = [name for name in kept if name != "tokenizer_config.json" or "model_max_length" in settings]
+    assert all((back / name).read_bytes() == (source / name).read_bytes() for name in same)
     written = {str(path.relative_to(back)) for path in back.rglob("*") if path.is_file()}
-    assert written == {*kept, "config.json", "model.safetensors", "conversion.json"}
+    made = {"config.json", "model.safetensors", "conversion.json", "tokenizer.json", "special_tokens_map.json"}
+    assert written == {*kept, *made}
     assert read_tensors(back / "model.safetensors")[1] == {"format": "pt"}
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from tests.conftest import read_splits
 from train.config import DEMO
-from train.data import read_splits
 
 SUBJECTS = {"film", "book", "food", "hotel", "gadget", "app", "service"}
 

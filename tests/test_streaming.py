@@ -85,9 +85,9 @@ def test_the_next_window_is_prepared_before_the_first_is_answered(classifier, sm
 
 def test_long_texts_end_a_window_early(classifier, small_windows, monkeypatch):
     sizes = []
-    tokenise = classifier.tokenizer.__call__
+    prepare = classifier._prepare
     monkeypatch.setattr(
-        classifier, "tokenizer", lambda texts, **options: sizes.append(len(texts)) or tokenise(texts, **options)
+        classifier, "_prepare", lambda inputs, **options: sizes.append(len(inputs)) or prepare(inputs, **options)
     )
     assert len(list(classifier.stream(["bad " * 2048] * 20))) == 20  # 8,192 characters each; 32,768 a window
     assert sizes == [4] * 5

@@ -66,10 +66,16 @@ def test_options_of_train_are_these():
     from train.config import TrainConfig
 
     options = """
-        model revision data out restart epochs batch_size learning_rate warmup weight_decay clip_norm
-        max_length dtype seed labels text_column label_column dev_fraction skip_bad parallel
-        model_parallel shard_parameters accumulate remat attention steps_per_dispatch
-        distributed coordinator num_processes process_id join_timeout checkpoint_every metric new_pooler
+        model revision new_pooler
+        data data_name data_revision text_column pair_column label_column labels label_separator dev_fraction
+        skip_bad inspect
+        task class_weights label_smoothing metric patience
+        max_length long_texts stride
+        epochs batch_size learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers
+        dtype seed
+        out restart checkpoint_every tensorboard
+        parallel model_parallel shard_parameters accumulate remat attention steps_per_dispatch
+        distributed coordinator num_processes process_id join_timeout
     """
     assert [field.name for field in dataclasses.fields(TrainConfig)] == options.split()
 

@@ -9,15 +9,22 @@ from .config import parse
 def main(argv: list[str] | None = None) -> int:
     """Check everything that can be checked without JAX, then train."""
     config = parse(argv)
+    from .events import check_installed
     from .prepare import prepare
     from .run_directory import check_writable, finished
 
-    if done := finished(config):
+    if config.tensorboard:
+        check_installed()
+    done = None if config.inspect else finished(config)
+    if done:
         print(done)
         return 0
-    if not config.distributed and not config.process_id:  # of several processes, the first alone writes
+    if not (config.inspect or config.distributed or config.process_id):  # of several processes, the first alone writes
         check_writable(config.run_directory)
     prepared = prepare(config)
+    if config.inspect:
+        print("\n".join(map(printable, "\n".join(prepared.notes).splitlines())))
+        return 0
 
     from rich.console import Console
 

@@ -30,7 +30,8 @@ _SAMPLE = 500
 class TokenSet(NamedTuple):
     """M labelled examples laid end to end, then one of length 0 that padding slots point at.
 
-    `second` is where sentence B (token type 1) begins in each, or its length where there is none.
+    `second` is where sentence B (token type 1) begins in each, or its length where there is none. `targets` are
+    class ids (int32), or with an axis of C more, numbers (float32).
     A leading axis, where there is one, is of shards, each with examples of its own.
     """
 
@@ -38,11 +39,16 @@ class TokenSet(NamedTuple):
     starts: Int[Any, "*S M+1"]
     lengths: Int[Any, "*S M+1"]
     second: Int[Any, "*S M+1"]
-    labels: Int[Any, "*S M+1"]
+    targets: Shaped[Any, "..."]
 
     @classmethod
-    def of(cls, examples: Iterable[Tokens], labels: Sequence[int]) -> "TokenSet":
-        """Lay examples end to end as they come, in 16 bits a token where the ids allow it."""
+    def of(
+        cls, examples: Iterable[Tokens], targets: Sequence[int] | np.ndarray, owners: Sequence[int] = ()
+    ) -> "TokenSet":
+        """Lay examples end to end as they come, in 16 bits a token where the ids allow it.
+
+        Targets are the examples' own, or of texts of which `owners`, filled as the examples come, says whose each is.
+        """
         examples, parts = iter(examples), []
         while window := list(itertools.islice(examples, _WINDOW)):
             ids = np.concatenate([tokens.input_ids for tokens in window])
@@ -50,8 +56,10 @@ class TokenSet(NamedTuple):
             ones = np.array([np.count_nonzero(tokens.token_type_ids) for tokens in window], np.int32)
             parts.append((ids.astype(np.uint16) if ids.max() < 2**16 else ids, lengths, lengths - ones))
         ids, lengths, second = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        numbers = np.asarray(labels, np.int32)
-        lengths, second, numbers = (np.append(column, np.int32(0)) for column in (lengths, second, numbers))
+        lengths, second = (np.append(column, np.int32(0)) for column in (lengths, second))
+        numbers = np.asarray(targets, np.float32 if np.ndim(targets) > 1 else np.int32)
+        numbers = numbers[np.asarray(owners)] if len(owners) else numbers
+        numbers = np.concatenate([numbers, np.zeros_like(numbers[:1])])
         return cls(ids, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, second, numbers)
 
     @property
@@ -68,7 +76,7 @@ class TokenSet(NamedTuple):
         ids = np.zeros(tokens, self.ids.dtype)
         ids[: len(here)] = self.ids[here]
         both = np.append(examples, len(self.lengths) - 1)
-        return TokenSet(ids, starts, lengths, self.second[both], self.labels[both])
+        return TokenSet(ids, starts, lengths, self.second[both], self.targets[both])
 
 
 class Plan(NamedTuple):
@@ -92,6 +100,11 @@ class Shapes(NamedTuple):
     def round_up(self, rows: int) -> int:
         """The row count a batch that needs `rows` rows is given."""
         return next((count for count in self.row_counts if count >= rows), rows)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Int[np.ndarray, " M"]:
+    """The order in which an epoch goes through `count` examples."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 class Batches:
@@ -121,7 +134,7 @@ class Batches:
         self.lengths = data.lengths[:-1]
         self.steps_per_epoch = -(-len(self.lengths) // batch_size)
         self.window = min(window, self.steps_per_epoch)
-        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(shuffled, len(self.lengths), seed))
         self.shapes = self._choose_shapes(multiple)
 
     def indices(self, step: int) -> Int[np.ndarray, " N"]:
@@ -179,9 +192,6 @@ class Batches:
     def useful_tokens(self, first: int, count: int = 1) -> int:
         """Tokens of `count` steps that are not padding."""
         return sum(int(self.lengths[self.indices(step)].sum()) for step in range(first, first + count))
-
-    def _shuffled(self, epoch: int) -> Int[np.ndarray, " M"]:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
 
     def _placed(self, step: int, row_length: int) -> list[list[list[int]]]:
         """The examples of each row of each part of a step's batch."""

@@ -8,14 +8,21 @@ from typing import Any
 
 from bert_jax.command import Parser
 from bert_jax.errors import UserError
+from bert_jax.tokenizer import LONG_TEXTS
 from convert.huggingface import MINILM, label_names
+
+from .metrics import ALL_METRICS, TASKS
 
 DEMO = Path(__file__).parent / "demo"
 """The bundled reviews."""
 
 
-def _option(default: Any, help: str, *, kind: Any = str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help, "type": kind, **more})
+MODEL, DATA, TASK, LENGTH = "model", "data", "task", "length of texts"
+RECIPE, RUN, DEVICES, HOSTS = "recipe", "run", "devices and memory", "several hosts"
+
+
+def _option(group: str, default: Any, help: str, *, kind: Any = str, **more: Any) -> Any:
+    return field(default=default, metadata={"group": group, "help": help, "type": kind, **more})
 
 
 @dataclass(frozen=True)
@@ -23,51 +30,104 @@ class TrainConfig:
     """What a run depends on; validated on construction (`UserError` names the option)."""
 
     model: str = _option(
-        MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID"
+        MODEL, MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID"
     )
-    revision: str | None = _option(None, "branch, tag or commit of a hub id", metavar="R")
+    revision: str | None = _option(MODEL, None, "branch, tag or commit of a hub id", metavar="R")
+    new_pooler: bool = _option(MODEL, False, "train a new pooler where the checkpoint has none", kind=bool)
+
     data: str = _option(
-        str(DEMO), "directory with train, dev and test files, or one file (tsv, csv, jsonl, parquet)", metavar="PATH"
+        DATA,
+        str(DEMO),
+        "labelled texts: a directory with train, dev and test files, one file (csv, tsv, jsonl, json, parquet, "
+        "txt with labels beside it), an aclImdb tree, or a hub id",
+        metavar="PATH|ID",
     )
-    out: str | None = _option(None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
-    restart: bool = _option(False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
-    epochs: int = _option(5, "passes over the training examples", kind=int, metavar="N")
-    batch_size: int = _option(32, "examples a step", kind=int, metavar="N")
-    learning_rate: float = _option(5e-5, "peak learning rate", kind=float, metavar="X")
-    warmup: float = _option(0.06, "share of the steps over which the learning rate rises", kind=float, metavar="X")
-    weight_decay: float = _option(0.01, "AdamW's decay, on all but biases and LayerNorm", kind=float, metavar="X")
-    clip_norm: float = _option(1.0, "clip the global norm of the gradients at this", kind=float, metavar="X")
-    max_length: int = _option(128, "cut texts to N tokens", kind=int, metavar="N")
-    dtype: str = _option("float32", "what matrix products compute in", choices=("float32", "bfloat16"))
-    seed: int = _option(0, "decides order, dropout, split and new parameters", kind=int, metavar="N")
-    labels: tuple[str, ...] = _option((), "names of integer labels 0, 1, ...", kind=label_names, metavar="A,B")
-    text_column: str | None = _option(None, "column with the text (default: found by name)", metavar="NAME")
-    label_column: str | None = _option(None, "column with the label (default: found by name)", metavar="NAME")
+    data_name: str | None = _option(DATA, None, "configuration of a hub dataset", metavar="NAME")
+    data_revision: str | None = _option(DATA, None, "branch, tag or commit of a hub dataset", metavar="R")
+    text_column: str | None = _option(DATA, None, "column with the text (default: found)", metavar="NAME")
+    pair_column: str | None = _option(
+        DATA, None, "column with the second text of a pair (default: found)", metavar="NAME"
+    )
+    label_column: str | None = _option(
+        DATA, None, "column with the label (default: found), or several columns of 0 and 1", metavar="NAME[,NAME]"
+    )
+    labels: tuple[str, ...] = _option(DATA, (), "names of integer labels 0, 1, ...", kind=label_names, metavar="A,B")
+    label_separator: str = _option(DATA, ",", "what parts several labels in one cell", metavar="S")
     dev_fraction: float = _option(
-        0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X"
+        DATA, 0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X"
     )
-    skip_bad: bool = _option(False, "count and leave out rows without a usable text and label", kind=bool)
-    parallel: str = _option("jit", "how the step is compiled for all devices", choices=("jit", "pmap"))
-    model_parallel: int = _option(1, "devices that share one copy of the network (with jit)", kind=int, metavar="N")
-    shard_parameters: bool = _option(False, "divide the parameters too over devices (with jit)", kind=bool)
-    accumulate: int = _option(1, "compute a step's gradients in N parts, for less memory", kind=int, metavar="N")
-    remat: bool = _option(False, "compute layers twice in a step, for less memory", kind=bool)
+    skip_bad: bool = _option(DATA, False, "count and leave out rows without a usable text and label", kind=bool)
+    inspect: bool = _option(DATA, False, "say what was understood of the data, and stop there", kind=bool)
+
+    task: str = _option(
+        TASK,
+        "auto",
+        "what a label is: one class, any number of classes, or a number; auto: as model and labels look",
+        choices=("auto", *TASKS),
+    )
+    class_weights: str | None = _option(
+        TASK, None, "weights of classes in the loss: balanced, or one for each", metavar="balanced|X,Y"
+    )
+    label_smoothing: float = _option(TASK, 0.0, "share of each target spread over all classes", kind=float, metavar="X")
+    metric: str | None = _option(
+        TASK, None, "what the best model is best by, on dev (default: the first of its task)", choices=ALL_METRICS
+    )
+    patience: int | None = _option(
+        TASK, None, "stop after so many epochs without a better model (default: never)", kind=int, metavar="N"
+    )
+
+    max_length: int = _option(LENGTH, 128, "tokens of a text, or of a window", kind=int, metavar="N")
+    long_texts: str = _option(
+        LENGTH, "head", "of a longer text keep its head, tail or both ends, or read all in windows", choices=LONG_TEXTS
+    )
+    stride: int | None = _option(
+        LENGTH, None, "tokens from a window's start to the next one's (default: half a window)", kind=int, metavar="N"
+    )
+
+    epochs: int = _option(RECIPE, 5, "passes over the training examples", kind=int, metavar="N")
+    batch_size: int = _option(RECIPE, 32, "examples a step", kind=int, metavar="N")
+    learning_rate: float = _option(RECIPE, 5e-5, "peak learning rate", kind=float, metavar="X")
+    warmup: float = _option(RECIPE, 0.06, "share of the steps over which the rate rises", kind=float, metavar="X")
+    weight_decay: float = _option(
+        RECIPE, 0.01, "AdamW's decay, on all but biases and LayerNorm", kind=float, metavar="X"
+    )
+    clip_norm: float = _option(RECIPE, 1.0, "clip the global norm of the gradients at this", kind=float, metavar="X")
+    layer_decay: float = _option(
+        RECIPE, 1.0, "multiply the learning rate by this for each layer further down", kind=float, metavar="X"
+    )
+    freeze_embeddings: bool = _option(RECIPE, False, "do not train the embeddings", kind=bool)
+    freeze_layers: int = _option(RECIPE, 0, "do not train the embeddings and the first N layers", kind=int, metavar="N")
+    dtype: str = _option(RECIPE, "float32", "what matrix products compute in", choices=("float32", "bfloat16"))
+    seed: int = _option(RECIPE, 0, "decides order, dropout, split and new parameters", kind=int, metavar="N")
+
+    out: str | None = _option(RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
+    restart: bool = _option(RUN, False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
+    checkpoint_every: str = _option(RUN, "10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
+    tensorboard: bool = _option(RUN, False, "write TensorBoard event files too (the tensorboard extra)", kind=bool)
+
+    parallel: str = _option(DEVICES, "jit", "how the step is compiled for all devices", choices=("jit", "pmap"))
+    model_parallel: int = _option(
+        DEVICES, 1, "devices that share one copy of the network (with jit)", kind=int, metavar="N"
+    )
+    shard_parameters: bool = _option(DEVICES, False, "divide the parameters too over devices (with jit)", kind=bool)
+    accumulate: int = _option(
+        DEVICES, 1, "compute a step's gradients in N parts, for less memory", kind=int, metavar="N"
+    )
+    remat: bool = _option(DEVICES, False, "compute layers twice in a step, for less memory", kind=bool)
     attention: str = _option(
-        "auto", "plain XLA, or the fused kernel for GPU or TPU", choices=("auto", "plain", "triton", "mosaic")
+        DEVICES, "auto", "plain XLA, or the fused kernel for GPU or TPU", choices=("auto", "plain", "triton", "mosaic")
     )
     steps_per_dispatch: int | None = _option(
-        None, "steps the device takes without the host (default: 1 on CPU, else 16)", kind=int, metavar="N"
+        DEVICES, None, "steps the device takes without the host (default: 1 on CPU, else 16)", kind=int, metavar="N"
     )
+
     distributed: bool = _option(
-        False, "join the other processes of a Slurm, Kubernetes, Open MPI or TPU job", kind=bool
+        HOSTS, False, "join the other processes of a Slurm, Kubernetes, Open MPI or TPU job", kind=bool
     )
-    coordinator: str | None = _option(None, "join at this address of process 0", metavar="HOST:PORT")
-    num_processes: int | None = _option(None, "processes that meet there", kind=int, metavar="N")
-    process_id: int | None = _option(None, "this process's number, from 0", kind=int, metavar="I")
-    join_timeout: int = _option(300, "wait so long for the other processes", kind=int, metavar="SECONDS")
-    checkpoint_every: str = _option("10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
-    metric: str = _option("accuracy", "what the best model is best by, on dev", choices=("accuracy", "macro_f1"))
-    new_pooler: bool = _option(False, "train a new pooler where the checkpoint has none", kind=bool)
+    coordinator: str | None = _option(HOSTS, None, "join at this address of process 0", metavar="HOST:PORT")
+    num_processes: int | None = _option(HOSTS, None, "processes that meet there", kind=int, metavar="N")
+    process_id: int | None = _option(HOSTS, None, "this process's number, from 0", kind=int, metavar="I")
+    join_timeout: int = _option(HOSTS, 300, "wait so long for the other processes", kind=int, metavar="SECONDS")
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "model_parallel", "accumulate", "steps_per_dispatch", "join_timeout"):
@@ -77,6 +137,14 @@ class TrainConfig:
         if self.parallel == "pmap" and (self.model_parallel > 1 or self.shard_parameters):
             raise UserError("--parallel pmap divides batches alone; leave out --model-parallel and --shard-parameters")
         self._check_processes()
+        for name, least in (("patience", 1), ("stride", 1), ("freeze_layers", 0)):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= least, f"at least {least}")
+        self._require("layer_decay", 0 < self.layer_decay <= 1, "a share above 0, at most 1")
+        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "a share in [0, 1)")
+        self._require("label_separator", bool(self.label_separator), "at least one character")
+        if self.stride is not None and self.long_texts != "windows":
+            raise UserError("--stride is for --long-texts windows")
         number = self.checkpoint_every.removesuffix("m")
         self._require("checkpoint_every", number.isdecimal() and int(number) > 0, "steps (100) or minutes (10m)")
         for name in ("learning_rate", "clip_norm"):
@@ -120,11 +188,21 @@ class TrainConfig:
 
 def parse(argv: list[str] | None = None) -> TrainConfig:
     """The command line as a `TrainConfig`; an option that is not a field of it is an error."""
-    parser = Parser(prog="python -m train", description="Fine-tune BERT as a text classifier.")
+    parser = Parser(
+        prog="python -m train",
+        description="Fine-tune BERT: classes, several labels a text, or a number; texts or pairs of texts.",
+        epilog="""examples:
+  python -m train --data reviews.csv --inspect
+  python -m train --model runs/minilm --data reviews.csv --out runs/reviews""",
+    )
+    groups: dict[str, Any] = {}
     for option in dataclasses.fields(TrainConfig):
         settings = dict(option.metadata)
+        group = settings.pop("group")
         if settings["type"] is bool:
             settings.pop("type")
             settings["action"] = "store_true"
-        parser.add_argument(f"--{option.name.replace('_', '-')}", default=option.default, **settings)
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        groups[group].add_argument(f"--{option.name.replace('_', '-')}", default=option.default, **settings)
     return TrainConfig(**vars(parser.parse_args(argv)))

@@ -1,152 +1,157 @@
-"""Files of labelled texts to examples, with every fault named by file and line."""
+"""Labelled texts from anywhere to examples, with every fault named by file and line."""
 
-import json
-import math
+import bisect
+import hashlib
+import itertools
 import random
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bert_jax.config import SINGLE_LABEL
 from bert_jax.errors import UserError
 
-from .records import ENDINGS, numbered_by, records
+from . import columns as finding
+from . import sources
+from .columns import Columns
+from .config import TrainConfig
+from .records import Record
+from .sources import Source
 
-TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "document", "tweet")
-LABEL_COLUMNS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
-"""Names a column is looked for under, in this order, ignoring case."""
-
-_SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
+_SAMPLE = 200
+"""Records that are looked at to find columns, and to tell the task."""
 
 
 class Row(NamedTuple):
-    """One usable row: its line (in parquet, row) in the file, its text, its label as written."""
+    """One usable row: its number in the split, its text, its label, and the second text of a pair.
+
+    A label is an integer or a name, as written; of several labels a tuple of these; of a regression a float.
+    """
 
     number: int
     text: str
-    label: int | str
+    label: Any
+    pair: str | None = None
 
 
 class Split(NamedTuple):
-    """Rows of one split, the file they come from, its SHA-256, and how many rows were skipped as bad."""
+    """Rows of one split, where they come from, its SHA-256, how many rows were left out, and which columns were read.
 
-    path: Path
+    `parts` are the files, each with the number after which its rows begin, and `unit` is what is counted in them:
+    lines, rows, or nothing where a file is one text.
+    """
+
+    path: Path | str
     rows: list[Row]
     skipped: int
     sha256: str
+    parts: tuple[tuple[int, Path | str], ...] = ()
+    unit: str = "line"
+    columns: Columns | None = None
 
     def place(self, *numbers: int) -> str:
         """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
-        unit = numbered_by(self.path) + "s" * (len(numbers) > 1)
+        parts = self.parts or ((0, self.path),)
         more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
-        return f"{self.path}: {unit} {', '.join(map(str, numbers[:8]))}{more}"
+        found: dict[Path | str, list[int]] = {}
+        for number in numbers[:8]:
+            first, file = parts[bisect.bisect_left(parts, number, key=lambda part: part[0]) - 1]
+            found.setdefault(file, []).append(number - first)
+        if not self.unit:
+            return ", ".join(map(str, found)) + more
+        units = [f"{file}: {self.unit}{'s' * (len(n) > 1)} {', '.join(map(str, n))}" for file, n in found.items()]
+        return "; ".join(units) + more
 
 
-def read_splits(
-    path: Path,
-    *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    dev_fraction: float = 0.1,
-    seed: int = 0,
-    skip_bad: bool = False,
-) -> dict[str, Split]:
-    """Read `train`, `dev` and, where there is one, `test` from a directory or a single file.
+class Data(NamedTuple):
+    """What labels are (a `problem_type`); train, dev and maybe test; label names the source fixes; remarks."""
 
-    Where there is no dev file, `dev_fraction` of the training rows, chosen by `seed`, is held
-    out. Raises `UserError` with file and line for anything that is not a text with a label.
+    task: str
+    splits: dict[str, Split]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read(
+    config: TrainConfig, task: str | None = None, tables: Mapping[str, Any] | None = None, *, alone: bool = False
+) -> Data:
+    """Read `config.data`, or tables in memory in its place; `task` where it is known, else as the labels look.
+
+    Where there is no dev split, a share of the training rows, chosen by the seed, is held out; but with `alone`,
+    for evaluation, splits are as they are, and a file by itself is one named test. Raises `UserError` with file and
+    line for anything that is not a text with a label.
     """
-    within = path if path.is_dir() else None
-    if within:
-        files = _find(path)
-    elif path.is_file():
-        files = {"train": path}
-    else:
-        raise UserError(f"{path}: no such file or directory")
-    splits = {name: read_file(file, text_column, label_column, skip_bad, within) for name, file in files.items()}
-    if "dev" not in splits:
-        splits = {**_divide(splits["train"], dev_fraction, seed), **{k: v for k, v in splits.items() if k == "test"}}
+    found = _sources(config, alone) if tables is None else sources.from_tables(tables)
+    splits, notes = {}, []
+    for name, source in found.items():
+        task, splits[name] = read_split(source, config, task)
+        if name != "train" and splits[name].rows and all(str(row.label) in ("-1", "-1.0") for row in splits[name].rows):
+            notes.append(f"left out {name} of {splits.pop(name).path}: it has no labels (-1)")
+    train = next(iter(splits.values()))
+    if "dev" not in splits and not alone:
+        splits |= _divide(train, config.dev_fraction, config.seed)
     for name, split in splits.items():
         if not split.rows:
             raise UserError(f"{split.path}: no examples for {name}")
-    return splits
+    assert train.columns is not None  # as there are rows
+    assert task is not None
+    labels = train.columns.labels
+    names = labels if len(labels) > 1 else next(iter(found.values())).names.get(labels[0], ())
+    return Data(task, {name: splits[name] for name in sources.SPLITS if name in splits}, tuple(names), tuple(notes))
 
 
-def read_file(
-    path: Path, text_column: str | None, label_column: str | None, skip_bad: bool, within: Path | None = None
-) -> Split:
-    """Read one file of a kind in `records.ENDINGS`; a link must not lead out of `within`."""
-    names: tuple[str, str] | None = None
-    with records(path, within=within) as (found, sha256):
-        split, skipped = Split(path, [], 0, sha256), 0
-        for number, record in found:
-            if names is None or not all(name in record for name in names):
-                names = (
-                    _column(path, list(record), text_column, TEXT_COLUMNS, "text"),
-                    _column(path, list(record), label_column, LABEL_COLUMNS, "label"),
-                )
-            text, label = record[names[0]], record[names[1]]
-            problem = _problem(names, text, label)
-            if problem is None:
-                # A million rows hold few labels: one string for each of these.
-                split.rows.append(Row(number, text, sys.intern(label) if isinstance(label, str) else label))
-            elif skip_bad:
-                skipped += 1
-            else:
-                raise UserError(f"{split.place(number)}: {problem}; mend the row or pass --skip-bad")
-    return split._replace(skipped=skipped)
+def read_split(source: Source, config: TrainConfig, task: str | None = None) -> tuple[str | None, Split]:
+    """Read one split: its task, which is that given or as the labels look, and its rows."""
+    parts: list[tuple[int, Path | str]] = []
+    digests: list[str] = []
+    records = _numbered(source, parts, digests)
+    sample = list(itertools.islice(records, _SAMPLE))
+    asked = config.text_column, config.pair_column, config.label_column
+    columns = finding.find(source.path, [record for _, record in sample], *asked) if sample else None
+    if columns and task is None:
+        task = finding.task_of([record for _, record in sample], columns.labels)
+    rows: list[Row] = []
+    split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns)
+    skipped, known = 0, {}
+    for number, record in itertools.chain(sample, records):
+        try:
+            if columns is None or not all(name in record for name in columns.all()):
+                columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *asked)
+            text, pair = (finding.text_of(record, name) if name else None for name in columns[:2])
+            label = finding.label_of(task or SINGLE_LABEL, record, columns.labels, config.label_separator)
+        except (ValueError, UserError) as problem:
+            if not config.skip_bad and isinstance(problem, UserError):
+                raise
+            if not config.skip_bad:
+                where = split._replace(parts=tuple(parts)).place(number)
+                raise UserError(f"{where}: {problem}; mend the row or pass --skip-bad") from None
+            skipped += 1
+        else:  # a million rows hold few labels: one object for each of these
+            rows.append(Row(number, text or "", known.setdefault(label, label), pair))
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return task, split._replace(parts=tuple(parts), skipped=skipped, sha256=sha256)
 
 
-def label_ids(splits: dict[str, Split], names: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """Label names in order of id, and each split's labels as ids.
-
-    Labels are integers or names. With `names`, integers index them and names must be among them;
-    without, integers 0..C-1 name themselves and names are put in order of the alphabet. Raises
-    `UserError` with the row of a label that is out of range or unknown.
-    """
-    rows = [row for split in splits.values() for row in split.rows]
-    train = splits["train"]
-    # What is held out of the training file takes part in saying which labels there are.
-    known = [row for split in splits.values() if split.path == train.path for row in split.rows]
-    numbers = [_as_integer(row.label) for row in rows]
-    if None in numbers or (names and all(str(row.label) in names for row in rows)):
-        names = tuple(names) or tuple(sorted({str(row.label) for row in known}))
-        place = {name: i for i, name in enumerate(names)}
-        for split in splits.values():
-            for row in split.rows:
-                if str(row.label) not in place:
-                    expected = f"expected one of {', '.join(names)}"
-                    raise UserError(f"{split.place(row.number)}: label {row.label!r} is unknown; {expected}")
-        ids = {name: [place[str(row.label)] for row in split.rows] for name, split in splits.items()}
-    else:
-        ids = {name: [int(row.label) for row in split.rows] for name, split in splits.items()}
-        if not names:  # as many as the training set uses, unless a stray number is larger than the set itself
-            limit = max(2, len(known))
-            names = tuple(str(i) for i in range(min(limit, max(0, *(int(row.label) for row in known)) + 1)))
-        for name, split in splits.items():
-            for row, number in zip(split.rows, ids[name], strict=True):
-                if not 0 <= number < len(names):
-                    expected = f"expected 0 to {len(names) - 1}"
-                    raise UserError(f"{split.place(row.number)}: label {row.label} is out of range; {expected}")
-    if len(names) < 2:
-        raise UserError(f"{train.path}: all rows have the label {''.join(names)}; a classifier needs two or more")
-    return tuple(names), ids
+def _sources(config: TrainConfig, alone: bool) -> dict[str, Source]:
+    if not Path(config.data).exists() and sources.is_hub_id(config.data):
+        return sources.from_hub(config.data, config.data_name, config.data_revision)
+    for name, value in (("data-name", config.data_name), ("data-revision", config.data_revision)):
+        if value is not None:
+            raise UserError(f"--{name} is for hub ids, and {config.data} is not one")
+    return sources.find(Path(config.data), alone)
 
 
-def _find(directory: Path) -> dict[str, Path]:
-    scripts = sorted(directory.glob("*.py"))
-    found = {}
-    for split, stems in _SPLITS.items():
-        files = [directory / f"{stem}{ending}" for stem in stems for ending in ENDINGS]
-        files = [file for file in files if file.is_file()]
-        if len(files) > 1:
-            raise UserError(f"{directory}: {files[0].name} and {files[1].name} are both {split}; keep one")
-        if files:
-            found[split] = files[0]
-    if "train" not in found:
-        also = f" (scripts such as {scripts[0].name} are never run)" if scripts else ""
-        raise UserError(f"{directory}: no train.tsv, train.csv, train.jsonl or train.parquet{also}")
-    return found
+def _numbered(source: Source, parts: list[tuple[int, Path | str]], digests: list[str]) -> Iterator[Record]:
+    """The records of all parts, numbered through; `parts` and `digests` grow meanwhile."""
+    number = 0
+    for name, opening in source.parts:
+        first = number
+        parts.append((first, name))
+        with opening() as (found, sha256):
+            for local, record in found:
+                number = first + local
+                yield number, record
+            digests.append(sha256())
 
 
 def _divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
@@ -159,42 +164,3 @@ def _divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
         "train": split._replace(rows=[row for i, row in enumerate(split.rows) if i not in dev]),
         "dev": split._replace(rows=[row for i, row in enumerate(split.rows) if i in dev], skipped=0),
     }
-
-
-def _column(path: Path, columns: list[str], wanted: str | None, known: Sequence[str], what: str) -> str:
-    if wanted is not None:
-        if wanted in columns:
-            return wanted
-        raise UserError(f"{path}: no column {wanted!r}; there are: {', '.join(columns)}")
-    lower = {column.lower(): column for column in reversed(columns)}
-    for name in known:
-        if name in lower:
-            return lower[name]
-    raise UserError(f"{path}: no {what} column; there are: {', '.join(columns)}; name it with --{what}-column")
-
-
-def _problem(names: tuple[str, str], text: Any, label: Any) -> str | None:
-    if not isinstance(text, str):
-        return f"{names[0]} is {_shown(text)}, expected a string"
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        return f"{names[0]} holds half of a surrogate pair, expected whole characters"
-    if isinstance(label, bool) or not isinstance(label, int | str):
-        return f"{names[1]} is {_shown(label)}, expected an integer or a name"
-    if isinstance(label, str) and not label.strip():
-        return f"{names[1]} is empty"
-    return None
-
-
-def _shown(value: Any) -> str:
-    return (
-        "null"
-        if value is None or (isinstance(value, float) and math.isnan(value))
-        else json.dumps(value, default=str)[:60]
-    )
-
-
-def _as_integer(label: int | str) -> int | None:
-    try:
-        return int(label)
-    except ValueError:
-        return None

@@ -1,68 +1,123 @@
-"""Evaluation: every example once, whatever the batch size and however many devices share the work."""
+"""Evaluate a model on labelled texts: figures with confidence intervals, calibration, the worst mistakes, a report."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import datetime
+import shlex
+import sys
+from pathlib import Path
 
 import numpy as np
-from flax import nnx
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
 
-from bert_jax.heads import SequenceClassifier
-from bert_jax.packing import Rows, Tokens, prediction_batches
-from bert_jax.predict import IN_FLIGHT, batch_tokens, late, make_apply
+from bert_jax.command import Parser, printable, run
+from bert_jax.config import CLASSIFIER, SINGLE_LABEL
+from bert_jax.errors import UserError
+from bert_jax.files import check_new_directory, new_directory, write_json
+from bert_jax.tokenizer import LONG_TEXTS
 
-from .metrics import Metrics, classification
-from .parallel import Layout
-
-_Dealt = tuple[Rows, list[list[int]]]
+from .config import TrainConfig
 
 
-class Evaluator:
-    """Metrics over all examples, batches dealt to a layout's shards; every process gets all logits."""
+def main(argv: list[str] | None = None) -> None:
+    """Check everything that can be checked without JAX, then evaluate."""
+    parser = Parser(
+        prog="python -m train.evaluate",
+        description=__doc__,
+        epilog="""examples:
+  python -m train.evaluate --model runs/reviews --data reviews/test.csv
+  python -m train.evaluate --model ORG/NAME --data test.csv --out runs/theirs""",
+    )
+    what = parser.add_argument_group("what")
+    what.add_argument("--model", required=True, metavar="DIR|ID", help="a fine-tuned model, a run, or a hub id")
+    what.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    what.add_argument("--data", required=True, metavar="PATH|ID", help="labelled texts, as python -m train takes them")
+    what.add_argument(
+        "--split", choices=("train", "dev", "test"), help="which, of data with several (default: test, else dev)"
+    )
+    what.add_argument("--data-name", metavar="NAME", help="configuration of a hub dataset")
+    what.add_argument("--data-revision", metavar="R", help="branch, tag or commit of a hub dataset")
+    for name, what_it_holds in (("text", "the text"), ("pair", "the second text of a pair"), ("label", "the label")):
+        what.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {what_it_holds} (default: found)")
+    what.add_argument("--label-separator", default=",", metavar="S", help="what parts several labels in one cell")
+    what.add_argument(
+        "--skip-bad", action="store_true", help="count and leave out rows without a usable text and label"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--max-length", type=int, metavar="N", help="tokens read at once (default: as in training)")
+    how.add_argument("--long-texts", choices=LONG_TEXTS, help="what is read of longer ones (default: as in training)")
+    how.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
+    where = parser.add_argument_group("where")
+    where.add_argument("--out", type=Path, metavar="DIR", help="directory to make (default: runs/evaluation-DATA)")
+    where.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    args = parser.parse_args(argv)
 
-    def __init__(self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int):
-        self._layout, self._num_labels = layout, num_labels
-        self._apply = make_apply(graphdef, layout.everywhere())
+    from convert import conversion
 
-    def __call__(
-        self,
-        params: nnx.State,
-        examples: Sequence[Tokens],
-        labels: Sequence[int],
-        between: Callable[[], None] = lambda: None,
-    ) -> Metrics:
-        """Of parameters that every device holds whole (`Layout.put`); rows are padded, examples never dropped.
+    from .data import read
+    from .labels import targets_of
 
-        `between` is called after each batch.
-        """
-        return classification(self.logits(params, examples, between), np.asarray(labels))
+    out = args.out or Path("runs") / f"evaluation-{Path(args.data).resolve().name.split('.')[0]}"
+    check_new_directory(out, overwrite=args.overwrite)
+    source = conversion.read(args.model, args.revision)
+    start = source.checkpoint
+    if start.config.architecture != CLASSIFIER:
+        raise UserError(f"{args.model}: has no classifier yet; fine-tune it: python -m train --model {args.model}")
+    task = start.config.problem_type or SINGLE_LABEL
+    passed = "data data_name data_revision text_column pair_column label_column label_separator skip_bad".split()
+    found = read(TrainConfig(**{name: getattr(args, name) for name in passed}), task, alone=True)
+    name = args.split or next((name for name in ("test", "dev") if name in found.splits), "train")
+    if name not in found.splits:
+        raise UserError(f"{args.data}: no {name} split; there are: {', '.join(found.splits)}")
+    split = found.splits[name]
+    _, targets = targets_of(found._replace(splits={"train": split}), start.config.labels)
 
-    def logits(
-        self, params: nnx.State, examples: Sequence[Tokens], between: Callable[[], None] = lambda: None
-    ) -> Float[np.ndarray, "N C"]:
-        """The logits alone, in the order of the examples."""
-        logits = np.empty((len(examples), self._num_labels), np.float32)
-        batches = prediction_batches(examples, batch_tokens=batch_tokens())
-        with self._layout.context():
-            dealt = deal(batches, self._layout.shards)
-            placed = ((self._layout.put(rows, P("data")), members) for rows, members in dealt)
-            for members, found in late(lambda rows: self._apply(params, rows), placed, IN_FLIGHT):
-                for part, here in zip(members, found.reshape(len(members), -1, self._num_labels), strict=True):
-                    logits[part] = here[: len(part)]
-                between()
-        return logits
+    from rich.console import Console
+
+    from bert_jax.compilation import use_cache
+    from bert_jax.predict import TextClassifier
+
+    from . import page
+    from .metrics import measure
+    from .report import figures_table
+    from .statistics import calibration, intervals
+
+    use_cache()
+    classifier = TextClassifier(start, source.tokenizer, args.dtype)
+    pairs = [row.pair or "" for row in split.rows] if split.rows[0].pair is not None else None
+    predictions = classifier(
+        [row.text for row in split.rows], pairs, max_length=args.max_length, long_texts=args.long_texts
+    )
+    logits = np.array([prediction.logits for prediction in predictions], np.float32)
+    metrics = measure(task, logits, targets["train"])
+    cut = sum(prediction.truncated for prediction in predictions)
+    measured = page.Measured(split, logits, targets["train"], metrics)
+    facts = {
+        "model": source.location.origin,
+        "data": f"{len(split.rows):,} texts from {split.path}" + (f", {cut:,} cut" if cut else ""),
+        "task": f"{task.replace('_', ' ')}: {', '.join(start.config.labels[:30])}",
+    }
+    subject = page.Subject(
+        title=f"{Path(args.model).name} on {Path(str(split.path)).name}",
+        subtitle=f"Evaluated {datetime.date.today():%-d %B %Y}",
+        task=task,
+        labels=start.config.labels,
+        facts=facts,
+        command=shlex.join(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
+        hashes={**start.sha256, str(split.path): split.sha256},
+    )
+    sure = {name: intervals(task, logits, targets["train"])}
+    text = page.render(subject, {name: measured}, sure)
+    console = Console(highlight=False, markup=False)
+    with new_directory(out, overwrite=args.overwrite) as scratch:
+        (scratch / page.NAME).write_text(text, encoding="utf-8")
+        write_json(
+            scratch / "evaluation.json", {"facts": facts, "split": name, "metrics": metrics, "intervals": sure[name]}
+        )
+    console.print(figures_table(task, {name: metrics}, sure))
+    if (bins := calibration(task, logits, targets["train"])) is not None:
+        console.print(f"calibration        expected error {bins.error:.4f}")
+    for line in page.mistakes(subject, measured, 5):
+        console.print(printable(line), soft_wrap=True)
+    console.print(f"wrote {out}", soft_wrap=True)
 
 
-def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_Dealt]:
-    """Batches of one shape side by side: rows of all shards, and the examples in each shard.
-
-    `first_tokens` get a leading axis of shards. Shards left over hold padding and no example.
-    """
-    for _, alike in itertools.groupby(batches, key=lambda batch: batch[0].input_ids.shape):
-        while group := list(itertools.islice(alike, shards)):
-            nothing = Rows(*(np.zeros_like(array) for array in group[0][0])), []
-            group += [nothing] * (shards - len(group))
-            *tokens, first = zip(*(rows for rows, _ in group), strict=True)
-            ids, types, positions, segments = map(np.concatenate, tokens)
-            yield Rows(ids, types, positions, segments, np.stack(first)), [members for _, members in group]
+if __name__ == "__main__":
+    run(main)

@@ -26,8 +26,10 @@ class NotFinite(Exception):
         self.step, self.loss, self.norm = step, loss, norm
 
 
-def log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]]) -> float:
+def log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]], rates: np.ndarray) -> float:
     """Log the first `count` steps of each window, which begins after step `first`; return the last one's loss.
+
+    `rates` are the learning rates of all steps.
 
     Raises `NotFinite` at the first step that was not taken, which is not logged.
     """
@@ -36,7 +38,8 @@ def log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]]) -> f
         for number, loss, norm in zip(range(count), metrics.loss.tolist(), metrics.grad_norm.tolist(), strict=False):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise NotFinite(first + number + 1, loss, norm)
-            log.write(step=first + number + 1, loss=loss, grad_norm=norm)
+            rate = float(rates[first + number])
+            log.write(step=first + number + 1, loss=loss, grad_norm=norm, learning_rate=rate)
     return loss
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from bert_jax.packing import Rows
 
@@ -13,10 +13,10 @@ from .batches import Plan, TokenSet
 
 
 class Batch(NamedTuple):
-    """Packed rows, label ids, and weight 0 for slots that are padding."""
+    """Packed rows, targets, and weight 0 for slots that are padding."""
 
     rows: Rows
-    labels: Int[Any, " N"]
+    targets: Shaped[Any, "N ..."]
     weights: Float[Any, " N"]
 
 
@@ -29,12 +29,12 @@ def assemble(data: TokenSet, plan: Plan, num_rows: int, row_length: int) -> Batc
     """
     data = jax.tree.map(jnp.asarray, data)
     gather = functools.partial(_shard, size=num_rows * row_length)
-    *rows, labels = jax.vmap(gather, in_axes=(0 if data.ids.ndim == 2 else None, 0, 0))(data, *plan)
+    *rows, targets = jax.vmap(gather, in_axes=(0 if data.ids.ndim == 2 else None, 0, 0))(data, *plan)
     ids, types, positions, segments = (array.reshape(-1, row_length) for array in rows)
     inside = plan.places < num_rows * row_length
     first_tokens = jnp.where(inside, plan.places, 0)
     weights = inside.reshape(-1).astype(jnp.float32)
-    return Batch(Rows(ids, types, positions, segments, first_tokens), labels.reshape(-1), weights)
+    return Batch(Rows(ids, types, positions, segments, first_tokens), targets.reshape(-1, *targets.shape[2:]), weights)
 
 
 def _shard(data: TokenSet, examples: Int[Any, " n"], places: Int[Any, " n"], size: int) -> tuple[Any, ...]:
@@ -47,4 +47,4 @@ def _shard(data: TokenSet, examples: Int[Any, " n"], places: Int[Any, " n"], siz
     ids = data.ids[jnp.where(inside, data.starts[example] + offset, 0)].astype(jnp.int32)
     types = offset >= data.second[example]
     tokens = (ids, types.astype(jnp.int32), offset, slot + 1)
-    return *(jnp.where(inside, array, 0) for array in tokens), data.labels[examples]
+    return *(jnp.where(inside, array, 0) for array in tokens), data.targets[examples]

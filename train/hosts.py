@@ -100,8 +100,8 @@ def agree(config: TrainConfig, prepared: Prepared) -> None:
     if jax.process_count() == 1:
         return
     options = {name: value for name, value in vars(config).items() if name not in _OWN}
-    tokens = [array for examples, _ in prepared.evaluated.values() for each in examples for array in each[:2]]
-    labels = [np.asarray(ids) for _, ids in prepared.evaluated.values()]
+    tokens = [array for part in prepared.evaluated.values() for each in part.examples for array in each[:2]]
+    labels = [part.targets for part in prepared.evaluated.values()]
     parts = {
         "options": [np.frombuffer(json.dumps(options, default=str).encode(), np.uint8)],
         "model": [np.frombuffer(repr(prepared.checkpoint.config).encode(), np.uint8)]

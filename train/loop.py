@@ -1,6 +1,8 @@
 """The run, from first line to last."""
 
 import contextlib
+import functools
+import math
 import os
 import sys
 import time
@@ -9,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -17,21 +20,23 @@ from bert_jax.command import printable
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.fused_attention import takes
-from bert_jax.optimizer import fine_tuning
+from bert_jax.heads import SequenceClassifier, example_losses
+from bert_jax.optimizer import fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 
-from . import hosts, memory
+from . import hosts, memory, outcome, page
 from .batches import Batches, TokenSet
 from .checkpoints import Checkpoints, filled, named
 from .config import TrainConfig
-from .evaluate import Evaluator
+from .evaluator import Evaluator
 from .finite import NotFinite, explain, log_steps
-from .metrics import Metrics
+from .metrics import Metrics, better, measure
+from .page import Measured
 from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
 from .prepare import Prepared
 from .record import describe, record, save_best, saved_best
-from .report import CompileClock, Speed, closing_table, ticker
+from .report import CompileClock, Speed, closing_table, in_words, ticker
 from .run_directory import MetricsLog, RunDirectory, writing
 from .step import State, StepMetrics
 from .stopping import Signals, Stopped, leave
@@ -50,6 +55,7 @@ class Progress:
     step: int = 0
     evaluated: int = 0
     best: float | None = None
+    waited: int = 0
     dev: dict[str, Any] | None = None
     score: float | None = None
     log_bytes: int = 0
@@ -77,6 +83,10 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
             multiple=row_multiple(),
         )
 
+    def graph(config: TrainConfig) -> nnx.GraphDef:
+        how: dict[str, Any] = settings(config) | {"dtype": jnp.dtype(config.dtype)}
+        return nnx.split(nnx.eval_shape(lambda: SequenceClassifier(network, rngs=nnx.Rngs(0), **how)))[0]
+
     batches = make(config, prepared.data)
     check_attention(config.attention, batches.shapes.row_length, network.head_size)
     console.print(describe(batches, layout))
@@ -92,14 +102,15 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
         try:
             with signals.aside(leave):
                 this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
-            trainer = this.trainer
-            results = this.train(resume=first is not None and first.resumes)
+                trainer = this.trainer
+                memory.preflight(config, make, graph, trainer, batches)
+            measured = this.train(resume=first is not None and first.resumes)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not memory.is_lack(error):
                 raise
-            raise memory.explain(config, make, trainer, batches, memory.limit()) from None
-        this.finish(facts, results)
-    return results
+            raise memory.explain(config, make, graph, trainer, batches, memory.limit()) from None
+        this.finish(facts, measured)
+    return {name: one.metrics for name, one in measured.items()}
 
 
 class _Run:
@@ -123,8 +134,8 @@ class _Run:
         self.watchdog = watchdog
         self.network, self.out = prepared.checkpoint.config, config.run_directory
         self.steps = config.epochs * batches.steps_per_epoch
-        self.settings = {"attention": config.attention, "remat": config.remat}
-        model = build_classifier(self.network, prepared.checkpoint.tensors, config.dtype, **self.settings)
+        self.settings = settings(config)
+        model = build_classifier(self.network, prepared.checkpoint.tensors, **self.settings)
         graphdef, self.params = nnx.split(model)
         optimizer = fine_tuning(
             config.learning_rate,
@@ -132,15 +143,25 @@ class _Run:
             warmup_steps=round(config.warmup * self.steps),
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
+            layer_decay=config.layer_decay,
+            frozen=self.settings["frozen"],
         )
-        self.trainer = Trainer(layout, graphdef, optimizer, self.params, batches.shapes.row_length)
-        self.evaluate = Evaluator(layout, graphdef, len(self.network.labels))
+        rates = linear_schedule(config.learning_rate, self.steps, round(config.warmup * self.steps))
+        self.rates = np.asarray(jax.jit(jax.vmap(rates))(np.arange(self.steps)))
+        loss = functools.partial(
+            example_losses,
+            task=prepared.task,
+            smoothing=config.label_smoothing,
+            class_weights=prepared.class_weights,
+        )
+        self.trainer = Trainer(layout, graphdef, optimizer, self.params, batches.shapes.row_length, loss)
+        self.evaluate = Evaluator(layout, graphdef, len(self.network.labels), prepared.task)
         self.speed = Speed(clock)
         self.pending: list[tuple[int, int, StepMetrics]] = []
         self.progress, self.saved, self.saved_at = Progress(), 0, time.monotonic()
 
-    def train(self, *, resume: bool) -> dict[str, Metrics]:
-        """From the newest checkpoint, or the start, to the end: the metrics of the best model on dev and test."""
+    def train(self, *, resume: bool) -> dict[str, Measured]:
+        """From the newest checkpoint, or the start, to the end: the best model's answers on dev and test."""
         config, batches, data = self.config, self.batches, self.prepared.data
         with self.signals.aside(leave):
             self.state = self._begin(resume)
@@ -149,7 +170,7 @@ class _Run:
         here = self.progress
         path = self.out / "metrics.jsonl" if hosts.is_first() else None
         with (
-            MetricsLog(path, here.log_bytes) as self.log,
+            MetricsLog(path, here.log_bytes, events=config.tensorboard) as self.log,
             ticker(self.console, self.steps, here.step) as self.show,
         ):
             try:
@@ -161,34 +182,41 @@ class _Run:
                 here.step, self.pending = found.step - 1, []
                 self._save_all()
                 raise explain(found, self.prepared, batches.indices(here.step), self._answers, config.dtype) from None
-        results = {"dev": Metrics(**here.dev)} if here.dev else {}
-        if "test" in self.prepared.evaluated:  # by the model as saved, not as remembered
-            tensors = hosts.from_first(saved_best(self.out / "best", self.network))
-            kept = build_classifier(self.network, tensors, config.dtype, **self.settings)
-            with self.signals.aside(leave):
-                results["test"] = self.evaluate(self.layout.put(nnx.split(kept)[1]), *self.prepared.evaluated["test"])
-        return results
+        tensors = hosts.from_first(saved_best(self.out / "best", self.network))  # as saved, not as remembered
+        kept = self.layout.put(nnx.split(build_classifier(self.network, tensors, **self.settings))[1])
+        with self.signals.aside(leave):
+            return {name: self._measure(kept, name) for name in self.prepared.evaluated}
 
-    def finish(self, record: dict[str, Any], results: dict[str, Metrics]) -> None:
-        """Complete run.json and print the closing table."""
+    def finish(self, record: dict[str, Any], measured: dict[str, Measured]) -> None:
+        """Write the report, complete run.json and print the closing table."""
         speed, clock = self.speed, self.clock
         seconds = time.monotonic() - self.start
         figures = {**speed.figures(), **clock.figures(), "total_seconds": seconds}
-        record |= {"figures": figures, "best": {name: metrics._asdict() for name, metrics in results.items()}}
-        with writing(self.out / "run.json"):
-            hosts.on_first(lambda: write_json(self.out / "run.json", record))
+        results = {name: one.metrics for name, one in measured.items()}
+        record |= {"figures": figures, "best": results}
         facts = {
             "compiled": f"{len(speed.shapes)} shapes of the step; {clock.describe()}",
             "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
             "useful tokens": f"{speed.useful_share:.1%} of those computed",
             "time": f"{seconds:.0f} s",
             "model": str(self.out / "best"),
+            "report": str(self.out / page.NAME),
         }
-        closing_table(self.console, self.network.labels, results, facts)
+        with writing(self.out / page.NAME), self.watchdog.long():
+            hosts.on_first(lambda: outcome.write(self.out, self.config, self.prepared, record, facts, measured))
+        with writing(self.out / "run.json"):  # which says that the run is finished
+            hosts.on_first(lambda: write_json(self.out / "run.json", record))
+        closing_table(self.console, self.prepared.task, self.network.labels, results, facts)
 
     def _answers(self, example: Tokens) -> np.ndarray:
         """The logits of one example by the parameters there are now."""
         return self.evaluate.logits(self.trainer.parameters(self.state), [example])
+
+    def _measure(self, params: nnx.State, name: str, between: Callable[[], None] = lambda: None) -> Measured:
+        """What these parameters answer on a split."""
+        examples, targets, owners, split = self.prepared.evaluated[name]
+        logits = self.evaluate.logits(params, examples, owners, between)
+        return Measured(split, logits, targets, measure(self.prepared.task, logits, targets))
 
     def _begin(self, resume: bool) -> State:
         """The state to go on from, and `progress` to match."""
@@ -212,7 +240,7 @@ class _Run:
             while True:
                 if here.step % each == 0 and here.evaluated < here.step:
                     self._evaluate_epoch()
-                if here.step >= self.steps:
+                if here.step >= self.steps or here.waited >= (self.config.patience or math.inf):
                     break
                 self._dispatch(key, resident)
                 self._between()
@@ -277,7 +305,7 @@ class _Run:
             self.watchdog.beat()
         self.watchdog.lap()
         self.pending = [] if all else self.pending[-1:]
-        loss = log_steps(self.log, windows)
+        loss = log_steps(self.log, windows, self.rates)
         self.speed.lap()
         self.show.update(ready[-1][0] + ready[-1][1], loss, self.speed.tokens_per_second)
 
@@ -330,24 +358,35 @@ class _Run:
         params = self.trainer.parameters(self.state)
         between = self.signals.check if jax.process_count() == 1 else self.watchdog.beat
         with self.watchdog.evaluation(), self.signals.aside(self._rescue):
-            dev = self.evaluate(params, *self.prepared.evaluated["dev"], between=between)
-        score = getattr(dev, config.metric)
-        better = here.best is None or score > here.best
-        if better:
+            dev = self._measure(params, "dev", between).metrics
+        metric = self.prepared.metric
+        score = dev[metric]
+        is_better = better(metric, score, here.best)
+        here.waited = 0 if is_better else here.waited + 1
+        if is_better:
             with self.watchdog.long():
                 hosts.on_first(lambda: save_best(self.out / "best", self.prepared.checkpoint, params))
-            here.best, here.dev = score, dev._asdict()
+            here.best, here.dev = score, dev
         epoch = here.step // self.batches.steps_per_epoch
-        self.log.write(step=here.step, epoch=epoch, split="dev", **dev._asdict())
+        self.log.write(step=here.step, epoch=epoch, split="dev", **dev)
         here.evaluated, here.score = here.step, score
         if hosts.largest(self._due()):
             self._save()
         self.console.print(
-            f"epoch {epoch}/{config.epochs}  dev accuracy {dev.accuracy:.4f}  macro F1 {dev.macro_f1:.4f}  "
-            f"loss {dev.loss:.4f}{'  (best so far)' if better else ''}"
+            f"epoch {epoch}/{config.epochs}  dev {in_words(self.prepared.task, dev)}"
+            f"{'  (best so far)' if is_better else ''}",
+            soft_wrap=True,
         )
+        if config.patience is not None and here.waited >= config.patience and here.step < self.steps:
+            self.console.print(f"stopped  {here.waited} epochs without a better {metric} (--patience)")
         self.speed.restart()
         between()
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """How the network computes in a training, apart from what it is."""
+    frozen = config.freeze_layers if config.freeze_layers or config.freeze_embeddings else None
+    return {"dtype": config.dtype, "attention": config.attention, "remat": config.remat, "frozen": frozen}
 
 
 def check_attention(name: str, row_length: int, head_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Memory that was not enough: how much was missing, and which options would do with what there is."""
+"""Memory: what a step needs, before it runs and when it was too much; and which options would do with what there is."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType
 
 from bert_jax.errors import UserError
@@ -25,7 +26,12 @@ MARGIN = 0.9
 
 _TRIES = 4
 
+_LARGE = 0.5
+"""Share of the memory there is above which a rough estimate is not trusted, and the compiler is asked."""
+
 Make = Callable[[TrainConfig, TokenSet], Batches]
+Graph = Callable[[TrainConfig], nnx.GraphDef]
+"""The network as a training with these options has it."""
 
 
 class Needs(NamedTuple):
@@ -62,15 +68,45 @@ def is_lack(error: BaseException) -> bool:
     )
 
 
-def needs(trainer: Trainer, batches: Batches) -> Needs:
-    """What the compiler says of the step on the most rows of these batches, compiled from shapes alone."""
+def preflight(config: TrainConfig, make: Make, graph: Graph, trainer: Trainer, batches: Batches) -> None:
+    """Before the first step: raise `UserError`, with what would fit, where its largest program cannot.
+
+    A rough estimate decides whether the compiler is asked, which takes as long as compiling does. Nothing is said of
+    several processes, which share what they need in ways that are not foreseen here, nor where the address space is
+    limited, of which much is taken that is free again: a step that would do is never refused.
+    """
+    if jax.process_count() > 1 or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return
+    there = limit()
+    if rough(trainer, batches) > _LARGE * there and sum(needs(trainer, batches)) > there:
+        raise explain(config, make, graph, trainer, batches, there)
+
+
+def rough(trainer: Trainer, batches: Batches) -> int:
+    """Bytes that a step needs, about: state and gradients, and what each layer keeps of each token.
+
+    Within a tenth of what the compiler says for BERT in float32 on a CPU (RECORDS.md).
+    """
+    network = nnx.merge(trainer.graphdef, trainer.params).config
+    tokens = batches.shapes.row_counts[-1] * batches.shapes.row_length
+    attention = 3 * network.num_attention_heads * batches.shapes.row_length
+    layer = 12 * network.hidden_size + 2 * network.intermediate_size + attention
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trainer.params))
+    return 4 * (4 * parameters + tokens * (network.num_hidden_layers * layer + 4 * network.hidden_size))
+
+
+def needs(trainer: Trainer, batches: Batches, graphdef: nnx.GraphDef | None = None) -> Needs:
+    """What the compiler says of the step on the most rows of these batches, compiled from shapes alone.
+
+    `graphdef` is of the same parameters in another network.
+    """
     layout = trainer.layout
     if layout.pmap:  # each device computes as one alone would
         alone = jax.make_mesh(
             (1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
         )
         layout = Layout(alone)
-    same = trainer.like(layout, batches.shapes.row_length)
+    same = trainer.like(layout, batches.shapes.row_length, graphdef)
 
     def whole(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.everywhere())
@@ -99,7 +135,9 @@ def needs(trainer: Trainer, batches: Batches) -> Needs:
     return Needs(sharing * fixed, sharing * found.temp_size_in_bytes)
 
 
-def explain(config: TrainConfig, make: Make, trainer: Trainer | None, batches: Batches, there: int) -> UserError:
+def explain(
+    config: TrainConfig, make: Make, graph: Graph, trainer: Trainer | None, batches: Batches, there: int
+) -> UserError:
     """What a step needs, what there is (`limit()`), and the mildest options that fit, each of them compiled to see.
 
     `trainer` is None where there was too little even to make one. Of several processes, none compiles
@@ -111,7 +149,7 @@ def explain(config: TrainConfig, make: Make, trainer: Trainer | None, batches: B
         return UserError("out of memory; try a larger --accumulate, or a smaller --batch-size or --max-length")
     need, room = needs(trainer, batches), int(MARGIN * there)
     rows = f"{batches.shapes.row_counts[-1]:,} rows of {batches.shapes.row_length} tokens"
-    text = f"out of memory: a step on {rows} needs {_size(sum(need))} and {_size(there)} are there"
+    text = f"not enough memory: a step on {rows} needs {_size(sum(need))} and {_size(there)} are there"
     if need.fixed >= room:
         return UserError(
             f"{text}, but the model and its optimizer alone take {_size(need.fixed)}; "
@@ -121,21 +159,31 @@ def explain(config: TrainConfig, make: Make, trainer: Trainer | None, batches: B
     if share >= 1:
         return UserError(f"{text}; close what else uses it, or try --accumulate {min(2 * config.accumulate, 1024)}")
     remedies = []
-    for name, said in (
-        ("accumulate", " fits (the same steps, computed in parts)"),
-        ("batch_size", ""),
-        ("max_length", ""),
-    ):
+
+    def tried(said: str, changed: TrainConfig, data: TokenSet, network: nnx.GraphDef | None = None) -> bool:
+        with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):  # the compiler needs some, too
+            if sum(needs(trainer, make(changed, data), network)) <= room:
+                remedies.append(said)
+                return True
+        return False
+
+    for name, why in (("accumulate", " (the same steps, computed in parts)"), ("batch_size", ""), ("max_length", "")):
         for value in _candidates(config, name, share):
-            changed = dataclasses.replace(config, **{name: value})
-            data = batches.data
+            changed, data = dataclasses.replace(config, **{name: value}), batches.data
             if name == "max_length":
                 data = data._replace(lengths=np.minimum(data.lengths, value))
-            with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):  # the compiler needs some, too
-                if sum(needs(trainer, make(changed, data))) <= room:
-                    remedies.append(f"--{name.replace('_', '-')} {value}{said}")
-                    break
-    return UserError(f"{text}; {', or '.join(remedies) or 'no batch is small enough: take a smaller model'}")
+            if tried(f"--{name.replace('_', '-')} {value}{why}", changed, data):
+                break
+    twice, half = "--remat (layers computed twice)", "--dtype bfloat16"
+    for name, value, said in (("remat", True, twice), ("dtype", "bfloat16", half)):
+        changed = dataclasses.replace(config, **{name: value})
+        if changed != config:
+            tried(said, changed, batches.data, graph(changed))
+    return UserError(
+        f"{text}; what fits: {', or '.join(remedies)}"
+        if remedies
+        else f"{text}; no batch is small enough: take a smaller model"
+    )
 
 
 def _candidates(config: TrainConfig, name: str, share: float) -> Iterator[int]:

@@ -21,11 +21,12 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
+from bert_jax.heads import example_losses
 from bert_jax.parameters import name_of
 
 from . import hosts
 from .batches import Plan, TokenSet
-from .step import ANY_STEP, State, StepMetrics, train_steps
+from .step import ANY_STEP, Loss, State, StepMetrics, train_steps
 
 # Kernels whose outputs, and whose inputs, are divided over `model` (Megatron-LM, section 3).
 _BY_OUTPUT = re.compile(r"\.(query|key|value|intermediate)\.(kernel|bias)$")
@@ -165,17 +166,18 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         params: nnx.State,
         row_length: int,
+        loss: Loss = example_losses,
     ):
-        self.layout, self.row_length = layout, row_length
-        self._graphdef, self._optimizer = graphdef, optimizer
+        self.layout, self.row_length, self.loss = layout, row_length, loss
+        self.graphdef, self._optimizer = graphdef, optimizer
         self.params = jax.eval_shape(lambda params: params, params)
         self.shardings = state_shardings(layout, optimizer, params)
         self.compiled: dict[int, Callable[..., tuple[State, StepMetrics]]] = {}
         self._gather = jax.jit(lambda tree: tree, out_shardings=layout.everywhere())
 
-    def like(self, layout: Layout, row_length: int) -> "Trainer":
-        """One of the same network and optimizer, for other devices and rows."""
-        return Trainer(layout, self._graphdef, self._optimizer, self.params, row_length)
+    def like(self, layout: Layout, row_length: int, graphdef: nnx.GraphDef | None = None) -> "Trainer":
+        """One of the same parameters and optimizer, for other devices, rows, and if that is given network."""
+        return Trainer(layout, graphdef or self.graphdef, self._optimizer, self.params, row_length, self.loss)
 
     def first_state(self, params: nnx.State) -> State:
         """The state before step 0, as a function to compile."""
@@ -229,9 +231,11 @@ class Trainer:
     def program(self, num_rows: int) -> Callable[..., tuple[State, StepMetrics]]:
         """The function compiled for shards of `num_rows` rows."""
         if num_rows not in self.compiled:
-            make = functools.partial(train_steps, self._graphdef, self._optimizer, num_rows, self.row_length)
+            make = functools.partial(
+                train_steps, self.graphdef, self._optimizer, num_rows, self.row_length, loss=self.loss
+            )
             if self.layout.pmap:
-                steps = make("data")
+                steps = make(axis="data")
                 made = jax.pmap(
                     lambda state, data, plan, which, words: steps(
                         state, data, plan, which, jax.random.wrap_key_data(words)

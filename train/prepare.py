@@ -1,92 +1,155 @@
 """Everything before the first step that needs no accelerator: read, check, tokenise."""
 
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier
-from bert_jax.config import CLASSIFIER
+from bert_jax.config import CLASSIFIER, REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
-from bert_jax.tokenizer import check_max_length
+from bert_jax.tokenizer import Cutting, Tokenizer, check_max_length
 from convert import conversion
 
 from .batches import TokenSet
 from .config import TrainConfig
-from .data import Split, label_ids, read_splits
+from .data import Data, Split, read
+from .labels import class_weights, targets_of
+from .metrics import METRICS, TASKS
+from .preview import Lengths, preview
+
+
+class Evaluated(NamedTuple):
+    """A split to evaluate on: its texts' tokens and targets, the text of each example, and where these came from.
+
+    `owners` is None where every text is one example.
+    """
+
+    examples: list[Tokens]
+    targets: np.ndarray
+    owners: np.ndarray | None
+    split: Split
 
 
 class Prepared(NamedTuple):
     """A run's input: the starting parameters, the training examples, the splits to evaluate on.
 
-    `train` has no rows: the text of example i is on line `lines[i]` of its file.
+    `train` has no rows: the text of example i is on line `lines[i]` of its file. `metric` is what the best model
+    is best by.
     """
 
     checkpoint: Checkpoint
     data: TokenSet
     train: Split
     lines: np.ndarray
-    evaluated: dict[str, tuple[list[Tokens], list[int]]]
-    sha256: dict[Path, str]
+    evaluated: dict[str, Evaluated]
+    sha256: dict[str, str]
     counts: dict[str, int]
     notes: list[str]
+    task: str
+    metric: str
+    class_weights: np.ndarray | None = None
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Read model and data and check that they fit each other and the options.
+def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Prepared:
+    """Read model and data (or `tables` in its place) and check that they fit each other and the options.
 
     Raises `UserError`; nothing is written and JAX is not needed.
     """
-    splits = read_splits(
-        Path(config.data),
-        text_column=config.text_column,
-        label_column=config.label_column,
-        dev_fraction=config.dev_fraction,
-        seed=config.seed,
-        skip_bad=config.skip_bad,
-    )
     source = conversion.read(config.model, config.revision)
     start = source.checkpoint
     check_max_length(config.max_length, start.config)
-    if start.config.problem_type not in (None, "single_label_classification"):
-        raise UserError(f"{config.model}: problem_type is {start.config.problem_type}; only single labels are trained")
-    if config.labels and start.config.architecture == CLASSIFIER and config.labels != start.config.labels:
-        raise UserError(
-            f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "
-            f"{','.join(start.config.labels)}; leave --labels out"
-        )
-    names, ids = label_ids(splits, config.labels or start.config.labels)
+    found = read(config, _task(config, start), tables)
+    _check_options(config, start, found)
+    names, targets = targets_of(found, config.labels or start.config.labels)
     if not start.config.add_pooling_layer and not config.new_pooler:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
-    start, new = with_classifier(start, names, config.seed)
-    cut: Counter[str] = Counter()
-
-    def tokens(name: str) -> Iterator[Tokens]:
-        for example in source.tokenizer.stream((row.text for row in splits[name].rows), max_length=config.max_length):
-            cut[name] += example.truncated
-            yield example
-
-    data = TokenSet.of(tokens("train"), ids["train"])
-    evaluated = {name: (list(tokens(name)), ids[name]) for name in splits if name != "train"}
+    cutting = Cutting(config.max_length, config.long_texts, config.stride)
+    start, new = with_classifier(start, names, config.seed, found.task)
+    start = replace(start, metadata={**start.metadata, **cutting.said})
+    texts = {name: _Texts(source.tokenizer, split, cutting) for name, split in found.splits.items()}
+    data = TokenSet.of(texts["train"], targets["train"], texts["train"].owners)
+    evaluated = {
+        name: Evaluated(list(texts[name]), targets[name], texts[name].shared, split)
+        for name, split in found.splits.items()
+        if name != "train"
+    }
     notes = [conversion.describe(source)]
     if new:
         notes.append(f"new      {', '.join(new)} (normal, {start.config.initializer_range}, seed {config.seed})")
-    for name, split in splits.items():
-        notes.append(
-            f"{name:<8} {len(split.rows):,} examples from {split.path}"
-            + (f", {cut[name]:,} cut to {config.max_length} tokens" if cut[name] else "")
-            + (f", {split.skipped:,} bad rows skipped" if split.skipped else "")
-        )
+    notes += found.notes
+    read_of = {name: (one.lengths, one.cut) for name, one in texts.items()}
+    notes.append(preview(found, names, targets, read_of, config.max_length))
+    numbers = np.array([row.number for row in found.splits["train"].rows], np.int32)
     return Prepared(
         start,
         data,
-        splits["train"]._replace(rows=[]),
-        np.array([row.number for row in splits["train"].rows], np.int32),
+        found.splits["train"]._replace(rows=[]),
+        numbers[np.asarray(texts["train"].owners)],
         evaluated,
-        {split.path: split.sha256 for split in splits.values()},
-        {name: len(split.rows) for name, split in splits.items()},
+        {str(split.path): split.sha256 for split in found.splits.values()},
+        {name: len(split.rows) for name, split in found.splits.items()},
         notes,
+        found.task,
+        config.metric or METRICS[found.task][0],
+        class_weights(config.class_weights, found.task, targets["train"], names),
     )
+
+
+class _Texts:
+    """The texts of a split as examples, read once; meanwhile it is counted whose each is and how many were cut."""
+
+    def __init__(self, tokenizer: Tokenizer, split: Split, cutting: Cutting):
+        self._tokenizer, self._split, self._cutting = tokenizer, split, cutting
+        self.owners, self.cut, self.lengths = array("i"), 0, Lengths()
+
+    def __iter__(self) -> Iterator[Tokens]:
+        rows = self._split.rows
+        pairs = (row.pair or "" for row in rows) if any(row.pair is not None for row in rows) else None
+        for owner, tokens in self._tokenizer.examples((row.text for row in rows), pairs, self._cutting):
+            self.owners.append(owner)
+            self.cut += tokens.truncated
+            self.lengths.add(tokens)
+            yield tokens
+
+    @property
+    def shared(self) -> np.ndarray | None:
+        """`owners`, where a text has several examples."""
+        return None if len(self.owners) == len(self._split.rows) else np.array(self.owners)
+
+
+def _task(config: TrainConfig, start: Checkpoint) -> str | None:
+    """The task that `--task`, or a model that is a classifier already, asks for."""
+    own = start.config.problem_type if start.config.architecture == CLASSIFIER else None
+    asked = TASKS.get(config.task, own)
+    if own is not None and asked != own:
+        raise UserError(f"--task is {config.task} but {config.model} is a classifier of {own}; leave --task out")
+    return asked
+
+
+def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
+    """Raise `UserError` where an option does not fit the model or the task."""
+    network, task = start.config, found.task
+    if config.labels and network.architecture == CLASSIFIER and config.labels != network.labels:
+        raise UserError(
+            f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "
+            f"{','.join(network.labels)}; leave --labels out"
+        )
+    said = next(name for name, kind in TASKS.items() if kind == task)
+    if config.metric is not None and config.metric not in METRICS[task]:
+        raise UserError(f"--metric is {config.metric}; the task is {said}: expected one of {', '.join(METRICS[task])}")
+    if config.label_smoothing and task == REGRESSION:
+        raise UserError("--label-smoothing is for classes, and this is a regression; leave it out")
+    if config.freeze_layers > network.num_hidden_layers:
+        raise UserError(f"--freeze-layers is {config.freeze_layers}; the model has {network.num_hidden_layers} layers")
+    room = config.max_length - 2
+    if config.stride is not None and config.stride > room:
+        raise UserError(f"--stride is {config.stride}; expected at most {room}, the tokens of a window")
+    paired = any(row.pair is not None for row in found.splits["train"].rows[:1])
+    if paired and network.type_vocab_size < 2:
+        raise UserError(f"{config.model}: takes no pairs: its type_vocab_size is {network.type_vocab_size}")
+    if paired and config.max_length < 5:
+        raise UserError(f"--max-length is {config.max_length}; expected at least 5 for pairs")

@@ -14,6 +14,7 @@ from bert_jax.checkpoint import Checkpoint, parameter_shapes
 from bert_jax.config import BertConfig
 from bert_jax.files import new_directory
 from bert_jax.parameters import named_arrays
+from bert_jax.tokenizer import Cutting
 
 from . import hosts
 from .batches import Batches
@@ -62,6 +63,7 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
     """What `run.json` says from the start."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "safetensors")
     shapes = batches.shapes
+    metadata, hashes = prepared.checkpoint.metadata, prepared.checkpoint.sha256
     return {
         "config": {**vars(config), "run_directory": str(config.run_directory)},
         "versions": {
@@ -75,9 +77,10 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
             "count": jax.device_count(),
             "processes": jax.process_count(),
         },
-        "source": {**prepared.checkpoint.metadata, **prepared.checkpoint.sha256},
+        "source": {name: value for name, value in metadata.items() if name not in Cutting._fields} | {**hashes},
         "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
         "examples": prepared.counts,
+        "task": prepared.task,
         "labels": list(prepared.checkpoint.config.labels),
         "steps": steps,
         "row_length": shapes.row_length,

@@ -1,4 +1,4 @@
-"""One file of labelled texts to records, each with its line or row: csv, tsv, jsonl, gzip of these, parquet."""
+"""One file of labelled texts to records, each with its line or row: csv, tsv, jsonl, json, txt, gzip, parquet."""
 
 import csv
 import gzip
@@ -16,18 +16,22 @@ from typing import Any, BinaryIO, cast
 from bert_jax.errors import UserError
 from bert_jax.files import decode, opened
 
-_TEXT = (".tsv", ".csv", ".jsonl")
+_TEXT = (".tsv", ".csv", ".jsonl", ".json", ".txt")
 ENDINGS = (*_TEXT, ".parquet", *(f"{ending}.gz" for ending in _TEXT))
 """The kinds of files that are read."""
 
 _UNPACKED, _RATIO = 64 * 2**20, 100
 """Bytes to which any file may unpack, and how many times its size a larger one may; text packs to a fifth."""
 
-_Record = tuple[int, dict[str, Any]]
+LABELS = (".labels", ".labels.txt")
+"""What the file of labels beside NAME.txt is called, after NAME: a label on each line, for that line's text."""
+
+Record = tuple[int, dict[str, Any]]
+"""Its line, or row, from 1, and its fields."""
 
 
 @contextmanager
-def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterator[_Record], str]]:
+def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterator[Record], str]]:
     """The records of a file, each a dictionary with its line, or row, and the file's SHA-256.
 
     The file is hashed and read through one descriptor; a link must not lead out of `within`. Raises
@@ -42,16 +46,31 @@ def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterato
             yield _parquet(file, path), digest
             return
         text = cast(BinaryIO, _Unpacked(file, path)) if path.name.lower().endswith(".gz") else file
-        yield (_jsonl if _kind(path) == ".jsonl" else _delimited)(text, path), digest
+        if _kind(path) == ".txt":
+            beside = _labels_of(path)
+            with opened(beside, within=within) as labels:
+                both = digest + hashlib.file_digest(labels, "sha256").hexdigest()
+                labels.seek(0)
+                yield _beside(text, path, labels, beside), hashlib.sha256(both.encode()).hexdigest()
+            return
+        yield _READERS[_kind(path)](text, path), digest
 
 
 def numbered_by(path: Path) -> str:
     """What a record's number counts: lines, or rows where a file has no lines."""
-    return "row" if _kind(path) == ".parquet" else "line"
+    return "row" if _kind(path) in (".parquet", ".json") else "line"
 
 
 def _kind(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _labels_of(path: Path) -> Path:
+    stem = path.name[: path.name.lower().rindex(".txt")]
+    for ending in LABELS:
+        if os.path.lexists(path.with_name(stem + ending)):
+            return path.with_name(stem + ending)
+    raise UserError(f"{path}: no labels beside it; expected {stem}{LABELS[0]} with a label for each line")
 
 
 def _most(file: BinaryIO) -> int:
@@ -92,7 +111,7 @@ def _lines(file: BinaryIO, path: Path, newline: str = "") -> Iterator[str]:
         raise
 
 
-def _delimited(file: BinaryIO, path: Path) -> Iterator[_Record]:
+def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
     csv.field_size_limit(1 << 30)
     # Tab-separated corpora (GLUE's among them) hold bare quotes, so only csv is read with quoting.
     if _kind(path) == ".tsv":
@@ -116,7 +135,7 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[_Record]:
         raise UserError(f"{path}: line {start}: {error}") from None
 
 
-def _jsonl(file: BinaryIO, path: Path) -> Iterator[_Record]:
+def _jsonl(file: BinaryIO, path: Path) -> Iterator[Record]:
     for number, line in enumerate(_lines(file, path, "\n"), 1):
         if not line.strip():
             continue
@@ -132,7 +151,39 @@ def _jsonl(file: BinaryIO, path: Path) -> Iterator[_Record]:
         yield number, record
 
 
-def _parquet(file: BinaryIO, path: Path) -> Iterator[_Record]:
+def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
+    """An array of objects; or an object of which one member is such an array."""
+    try:
+        found = json.loads("".join(_lines(file, path)))
+    except RecursionError:
+        raise UserError(f"{path}: bad JSON: nested too deeply") from None
+    except json.JSONDecodeError as error:
+        also = "; a file of one object a line is called .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}{also}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: bad JSON: {error}") from None
+    if isinstance(found, dict):
+        arrays = [value for value in found.values() if isinstance(value, list)]
+        found = arrays[0] if len(arrays) == 1 else None
+    if not isinstance(found, list):
+        raise UserError(f"{path}: expected an array of objects, or an object with one such array")
+    for number, record in enumerate(found, 1):
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: row {number}: expected a JSON object")
+        yield number, record
+
+
+def _beside(file: BinaryIO, path: Path, labels: BinaryIO, beside: Path) -> Iterator[Record]:
+    """A text a line, and its label on the same line of another file."""
+    both = itertools.zip_longest(_lines(file, path), _lines(labels, beside))
+    for number, (text, label) in enumerate(both, 1):
+        if text is None or label is None:
+            short, other = (path, beside) if text is None else (beside, path)
+            raise UserError(f"{short}: ends before line {number}, which {other.name} has; expected as many lines")
+        yield number, {"text": text.rstrip("\r\n"), "label": label.strip()}
+
+
+def _parquet(file: BinaryIO, path: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     most = _most(file)
@@ -147,3 +198,6 @@ def _parquet(file: BinaryIO, path: Path) -> Iterator[_Record]:
             yield from zip(numbers, batch.to_pylist())  # noqa: B905
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a sound parquet file: {str(error).splitlines()[0]}") from None
+
+
+_READERS = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _jsonl, ".json": _json}

@@ -1,7 +1,7 @@
 """What a run says while it goes and when it ends: progress, then the closing table."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bert_jax.command import printable
 
-from .metrics import Metrics
+from .metrics import METRICS, Metrics
 
 PLAIN_SECONDS = 10.0
 """Where there is no terminal, a line this often."""
@@ -144,28 +144,60 @@ def ticker(console: Console, steps: int, first: int = 0) -> Iterator[Ticker]:
         yield Ticker(console, bar, steps, first)
 
 
-def closing_table(console: Console, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]) -> None:
-    """The last thing a run prints: metrics of each split, its confusion, and the run's figures."""
-    table = Table(title="Best model")
-    for column in ("split", "examples", "accuracy", "macro F1", "loss"):
+WORDS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "mcc": "MCC", "map": "mAP", "mse": "MSE"}
+WORDS |= {"pearson": "Pearson", "spearman": "Spearman"}
+"""Figures whose names are not words; of others, `_` is a space."""
+
+
+def word(name: str) -> str:
+    """A figure's name as it is printed."""
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def in_words(task: str, metrics: Metrics) -> str:
+    """The figures of a task in a line: "accuracy 0.9000  macro F1 0.8999  ..."."""
+    return "  ".join(f"{word(name)} {metrics[name]:.4f}" for name in METRICS[task])
+
+
+def figures_table(
+    task: str,
+    results: Mapping[str, Metrics],
+    sure: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+    title: str | None = None,
+) -> Table:
+    """The figures of each split, a row each, and under these what lies within 95% confidence, where that is known."""
+    table = Table(title=title)
+    for column in ("split", "examples", *map(word, METRICS[task])):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, metrics in results.items():
-        table.add_row(
-            name,
-            f"{metrics.examples:,}",
-            f"{metrics.accuracy:.4f}",
-            f"{metrics.macro_f1:.4f}",
-            f"{metrics.loss:.4f}",
-        )
-    console.print(table)
+        table.add_row(name, f"{metrics['examples']:,}", *(f"{metrics[figure]:.4f}" for figure in METRICS[task]))
+        if sure is not None:
+            bounds = (sure[name][figure] for figure in METRICS[task])
+            table.add_row("", "95% within", *(f"{low:.3f}-{high:.3f}" for low, high in bounds))
+    return table
+
+
+def closing_table(
+    console: Console, task: str, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]
+) -> None:
+    """The last thing a run prints: metrics of each split, its confusion, and the run's figures."""
+    console.print(figures_table(task, results, title="Best model"))
     last = list(results)[-1]
-    confusion = Table(title=f"Confusion on {last}: true label down, predicted across")
-    confusion.add_column("")
     names = [printable(label) for label in labels]
-    for name in names:
-        confusion.add_column(name, justify="right")
-    for label, row in zip(names, results[last].confusion, strict=True):
-        confusion.add_row(label, *(f"{count:,}" for count in row))
-    console.print(confusion)
+    if (counts := results[last].get("confusion")) and len(labels) <= 30:
+        confusion = Table(title=f"Confusion on {last}: true label down, predicted across")
+        confusion.add_column("")
+        for name in names:
+            confusion.add_column(name, justify="right")
+        for label, row in zip(names, counts, strict=True):
+            confusion.add_row(label, *(f"{count:,}" for count in row))
+        console.print(confusion)
+    elif f1 := results[last].get("f1"):
+        table = Table(title=f"F1 of each label on {last}")
+        table.add_column("label")
+        table.add_column("F1", justify="right")
+        for name, value in zip(names, f1, strict=True):
+            table.add_row(name, f"{value:.4f}")
+        console.print(table)
     for name, value in facts.items():
         console.print(f"{name:<18} {value}", soft_wrap=True)

@@ -15,13 +15,15 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
 from .config import TrainConfig
+from .events import Events
+from .metrics import ALL_METRICS
 
 LOCK = "lock"
 _OURS = frozenset({LOCK, ".run.json.new"})  # what a run killed before its run.json was there leaves
 
 MAY_CHANGE = frozenset(
     "out run_directory restart epochs checkpoint_every parallel model_parallel shard_parameters "
-    "distributed coordinator num_processes process_id join_timeout".split()
+    "distributed coordinator num_processes process_id join_timeout patience tensorboard inspect".split()
 )
 """Options that may differ when a run goes on: how long, how often it saves, on which devices.
 
@@ -46,7 +48,8 @@ def finished(config: TrainConfig) -> str | None:
     if "best" not in record:
         return None
     dev = record["best"]["dev"]
-    return f"{out}: this run is finished (dev accuracy {dev['accuracy']:.4f}); --restart starts it over"
+    figure = next((name for name in ALL_METRICS if name in dev), "loss")
+    return f"{out}: this run is finished (dev {figure.replace('_', ' ')} {dev[figure]:.4f}); --restart starts it over"
 
 
 def check_writable(out: Path) -> None:
@@ -130,14 +133,15 @@ class RunDirectory:
 
 
 class MetricsLog:
-    """metrics.jsonl, or nothing where `path` is None; one JSON object a line."""
+    """metrics.jsonl, or nothing where `path` is None: a JSON object a line, and with `events` TensorBoard's files."""
 
-    def __init__(self, path: Path | None, size: int = 0):
-        self._path = path or Path(os.devnull)
+    def __init__(self, path: Path | None, size: int = 0, *, events: bool = False):
+        self._path, self._events = path or Path(os.devnull), None
         with writing(self._path):
             self._file = open(self._path, "a+b")  # noqa: SIM115
             if path is not None:
                 self._file.truncate(size)  # lines after the checkpoint will be written again
+                self._events = Events(path.parent) if events else None
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -145,12 +149,16 @@ class MetricsLog:
     def __exit__(self, *details: object) -> None:
         with contextlib.suppress(OSError):  # what could not be written has been said
             self._file.close()
+            if self._events is not None:
+                self._events.close()
 
     def write(self, **values: Any) -> None:
         """Append a line."""
         with writing(self._path):
             self._file.write(json.dumps(values).encode() + b"\n")
             self._file.flush()
+            if self._events is not None:
+                self._events.add(values)
 
     def sync(self) -> int:
         """Have the system write all lines to the disk, and return the file's size in bytes."""

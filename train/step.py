@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from bert_jax.heads import cross_entropy
+from bert_jax.heads import example_losses
 
 from .batches import Plan, TokenSet
 from .gather import assemble
@@ -30,6 +30,9 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, "*steps"]
 
 
+Loss = Callable[[Float[Array, "N C"], Shaped[Array, "N ..."]], Float[Array, " N"]]
+"""Of logits and targets, the loss of each example (`bert_jax.heads.example_losses`)."""
+
 Steps = Callable[[State, TokenSet, Plan, Int[Any, "2"], Key[Array, ""]], tuple[State, StepMetrics]]
 
 ANY_STEP = -1
@@ -45,6 +48,7 @@ def train_steps(
     num_rows: int,
     row_length: int,
     axis: str | None = None,
+    loss: Loss = example_losses,
 ) -> Steps:
     """The pure function `(state, data, plan, which, key) -> state, metrics` of up to a window of steps.
 
@@ -69,8 +73,7 @@ def train_steps(
         def loss_of(params: nnx.State, part: Plan, key: Key[Array, ""]) -> Float[Array, ""]:
             batch = assemble(data, part, num_rows, row_length)
             logits = nnx.merge(graphdef, params)(batch.rows, nnx.Rngs(dropout=key))
-            share = jnp.sum(batch.weights) / jnp.maximum(examples, 1)
-            return cross_entropy(logits, batch.labels, batch.weights) * share
+            return jnp.sum(loss(logits, batch.targets) * batch.weights) / jnp.maximum(examples, 1)
 
         def part_of(sums: Any, numbered: tuple[Int[Array, ""], Plan]) -> tuple[Any, None]:
             number, part = numbered
@@ -79,14 +82,14 @@ def train_steps(
 
         micro = plan.examples.shape[0]
         if micro == 1:
-            loss, grads = jax.value_and_grad(loss_of)(state.params, jax.tree.map(lambda x: x[0], plan), key)
+            mean, grads = jax.value_and_grad(loss_of)(state.params, jax.tree.map(lambda x: x[0], plan), key)
         else:
             zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params)
-            (loss, grads), _ = jax.lax.scan(part_of, zeros, (jnp.arange(micro), plan))
+            (mean, grads), _ = jax.lax.scan(part_of, zeros, (jnp.arange(micro), plan))
         if axis is not None:
-            loss, grads = jax.lax.psum((loss, grads), axis)
+            mean, grads = jax.lax.psum((mean, grads), axis)
         norm = optax.tree.norm(grads)
-        good = its_turn & jnp.isfinite(loss) & jnp.isfinite(norm)
+        good = its_turn & jnp.isfinite(mean) & jnp.isfinite(norm)
 
         def updated() -> State:
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -99,7 +102,7 @@ def train_steps(
             cpu=lambda: jax.lax.cond(good, updated, lambda: state),
             default=lambda: jax.tree.map(lambda new, old: jnp.where(good, new, old), updated(), state),
         )
-        return new, StepMetrics(loss, norm)
+        return new, StepMetrics(mean, norm)
 
     def steps(
         state: State, data: TokenSet, plan: Plan, which: Int[Any, "2"], key: Key[Array, ""]

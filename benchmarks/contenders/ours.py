@@ -14,10 +14,10 @@ from bert_jax import checkpoint
 from bert_jax.attention import kernel_for
 from bert_jax.config import BertConfig
 from bert_jax.heads import SequenceClassifier
+from bert_jax.logits import make_apply, packed_logits
 from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
-from bert_jax.predict import make_apply, packed_logits
 from train.batches import Batches, Shapes, TokenSet
 from train.parallel import Trainer, default_window, make_layout, row_multiple
 from train.step import State

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 import bert_jax
+from bert_jax.logits import batch_tokens
 from bert_jax.packing import Tokens, prediction_batches
-from bert_jax.predict import batch_tokens
 
 from ..workload import Job
 

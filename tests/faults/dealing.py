@@ -21,7 +21,7 @@ from bert_jax.parameters import build_classifier
 from tests.conftest import PRIMES, random_checkpoint
 from train.batches import Batches, TokenSet
 from train.checkpoints import Checkpoints, filled, named
-from train.evaluate import Evaluator
+from train.evaluator import Evaluator
 from train.parallel import Trainer, make_layout
 
 # Devices, then what else the layout is made with.
@@ -56,9 +56,9 @@ def evaluation() -> list[dict]:
     evaluators = [(layout.put(params), Evaluator(layout, graphdef, 5)) for layout in layouts]
     found = []
     # So that there are as many batches as devices, and more.
-    with mock.patch("train.evaluate.batch_tokens", return_value=64):
+    with mock.patch("train.evaluator.batch_tokens", return_value=64):
         for count in range(1, 65):
-            every, one = (evaluate(here, examples[:count], labels[:count])._asdict() for here, evaluate in evaluators)
+            every, one = (evaluate(here, examples[:count], labels[:count]) for here, evaluate in evaluators)
             found.append({"every": every, "one": one})
     return found
 

@@ -14,14 +14,17 @@ import safetensors
 from tokenizers import processors
 
 from bert_jax import checkpoint
-from bert_jax.config import BertConfig
+from bert_jax.config import SINGLE_LABEL, BertConfig
 from bert_jax.packing import Tokens
 from bert_jax.tensors import TensorFile, read_tensors, write_tensors
 from bert_jax.tokenizer import Tokenizer
 from convert import huggingface
 from tests.conftest import ROOT, VOCABULARY
 from tests.faults import mutations
-from train.data import Split, label_ids, read_file
+from train.config import TrainConfig
+from train.data import Data, Split, read_split
+from train.labels import label_ids
+from train.sources import find
 
 
 class Broken(Exception):
@@ -231,9 +234,9 @@ def _data(directory: Path, name: str, base: bytes) -> Kind:
         return mutations.text_file(base, rng)
 
     def read(path: Path) -> Split:
-        split = read_file(path, None, None, skip_bad=False)
+        _, split = read_split(find(path)["train"], TrainConfig(), SINGLE_LABEL)
         if split.rows:
-            names, ids = label_ids({"train": split})
+            names, ids = label_ids(Data(SINGLE_LABEL, {"train": split}, ()))
             _require(all(0 <= number < len(names) for number in ids["train"]), "a label out of range")
         return split
 
@@ -241,7 +244,7 @@ def _data(directory: Path, name: str, base: bytes) -> Kind:
 
 
 def _check_rows(content: bytes, found: Split, path: Path) -> None:
-    for _, text, label in found.rows:
+    for _, text, label, _ in found.rows:
         _require(isinstance(text, str) and type(label) in (int, str), "a text that is none, or a label")
         text.encode()
     if not found.rows and b"\xef\xbb\xbf".startswith(content):

@@ -97,7 +97,7 @@ def _arm(kill: str, which: int, number: int, sent: Path) -> None:
     `sent` is made then.
     """
     import train.checkpoints
-    import train.evaluate
+    import train.evaluator
     import train.parallel
     import train.record
 
@@ -130,7 +130,7 @@ def _arm(kill: str, which: int, number: int, sent: Path) -> None:
         case "compiling" | "later compiling":
             at(train.parallel.Trainer, "__call__")
         case "evaluation":
-            at(train.evaluate.Evaluator, "logits")
+            at(train.evaluator.Evaluator, "logits")
         case "checkpoint files":  # written, none of them on the disk for sure, no manifest
             at(train.checkpoints, "sync")
         case "manifest":

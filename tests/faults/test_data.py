@@ -62,9 +62,13 @@ def trains(arguments, tmp_path):
     ("header", "options", "fragments"),
     [
         ("words,label", [], ["no text column", "there are: words, label", "--text-column"]),
-        ("text,stars", [], ["no label column", "there are: text, stars", "--label-column"]),
+        ("text,verdict", [], ["no label column", "there are: text, verdict", "--label-column"]),
         ("text,label", ["--text-column", "body"], ["no column 'body'", "there are: text, label"]),
-        ("text,label", ["--label-column", "stars"], ["no column 'stars'", "there are: text, label"]),
+        (
+            "text,label",
+            ["--label-column", "labl"],
+            ["no column 'labl'", "there are: text, label", "did you mean label"],
+        ),
     ],
 )
 def test_18_missing_column(header, options, fragments, data, arguments, refused):
@@ -158,7 +162,7 @@ def test_21_ragged_csv_and_broken_jsonl(name, content, fragments, data, argument
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("name", ["all.csv", "all.tsv", "all.jsonl"])
 def test_22_bom_and_crlf_change_nothing(name, data):
-    from train.data import read_splits
+    from tests.conftest import read_splits
 
     content = as_jsonl(GOOD) if name.endswith("jsonl") else as_csv(GOOD, "," if name.endswith("csv") else "\t")
     plain = read_splits(data(name, content))
@@ -225,7 +229,7 @@ def test_24_rows_of_padding_have_finite_gradients(classifier):
 def test_25_gzip_is_read_and_a_truncated_one_refused(kind, data, arguments, refused):
     import gzip
 
-    from train.data import read_splits
+    from tests.conftest import read_splits
 
     content = (as_jsonl(GOOD) if kind == "jsonl" else as_csv(GOOD, "," if kind == "csv" else "\t")).encode()
     packed = gzip.compress(content)

@@ -233,7 +233,7 @@ import resource, signal
 from bert_jax.command import run
 from train.__main__ import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write that goes too far is an error then
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))  # the embeddings take more
 run(lambda: main({[*arguments, "--out", str(out)]!r}))
 """
     found = subprocess.run(

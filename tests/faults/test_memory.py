@@ -10,6 +10,7 @@ import pytest
 
 from bert_jax.checkpoint import write
 from bert_jax.config import CLASSIFIER
+from bert_jax.errors import UserError
 from bert_jax.files import new_directory
 from bert_jax.packing import Tokens
 from tests.conftest import ROOT, random_checkpoint
@@ -45,7 +46,19 @@ def train(tmp_path_factory):
     def run(out, *more):
         # One thread of computation, so that the address space taken does not depend on the machine.
         found = subprocess.run(
-            ["taskset", "-c", "0", sys.executable, "-c", LIMITED, str(MORE), *words.split(), "--out", str(out), *more],
+            [
+                "taskset",
+                "-c",
+                "0",
+                sys.executable,
+                "-c",
+                LIMITED,
+                str(MORE),
+                *words.split(),
+                "--out",
+                str(out),
+                *more,
+            ],
             cwd=ROOT,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             capture_output=True,
@@ -54,6 +67,7 @@ def train(tmp_path_factory):
         )
         return found.returncode, found.stdout, found.stderr
 
+    run.directory = directory
     return run
 
 
@@ -62,13 +76,14 @@ def test_32_the_error_says_what_would_fit_and_it_does(train, tmp_path):
     code, _, errors = train(tmp_path / "run")
     assert (code, errors.count("\n")) == (2, 1), errors
     found = re.fullmatch(
-        r"error: out of memory: a step on \d+ rows of 512 tokens needs [\d.]+ GB and [\d.]+ [GM]B are there; "
-        r"(--accumulate \d+) fits \(the same steps, computed in parts\), "
-        r"or (--batch-size \d+), or (--max-length \d+)\n",
+        r"error: not enough memory: a step on \d+ rows of 512 tokens needs [\d.]+ GB and [\d.]+ [GM]B are there; "
+        r"what fits: (--accumulate \d+) \(the same steps, computed in parts\), "
+        r"or (--batch-size \d+), or (--max-length \d+)(, or --remat \(layers computed twice\))?"
+        r"(, or --dtype bfloat16)?\n",
         errors,
     )
     assert found, errors
-    for number, option in enumerate(found.groups()):
+    for number, option in enumerate(found.groups()[:3]):
         code, output, errors = train(tmp_path / f"run{number}", *option.split())
         assert code == 0, (option, errors)
         assert "epoch 1/1" in output
@@ -80,7 +95,11 @@ def test_32_the_error_says_what_would_fit_and_it_does(train, tmp_path):
     [
         (950, 1, "the model and its optimizer alone take 950 MB; take a smaller model, or more devices"),
         (100, 600, "close what else uses it"),
-        (100, 9_000, "--accumulate 14 fits (the same steps, computed in parts), or --batch-size 16, or --max-length 4"),
+        (
+            100,
+            9_000,
+            "fits: --accumulate 14 (the same steps, computed in parts), or --batch-size 16, or --max-length 4",
+        ),
     ],
 )
 def test_32_what_is_said(monkeypatch, fixed, temporary, said):
@@ -95,12 +114,57 @@ def test_32_what_is_said(monkeypatch, fixed, temporary, said):
     def make(config, data):
         return Batches(data, batch_size=config.batch_size, seed=0, micro=config.accumulate)
 
-    def needs(_, batches):
+    def needs(_, batches, graphdef=None):
         computed = batches.shapes.row_counts[-1] * batches.shapes.row_length
         grows = temporary * computed // (256 * 64) if temporary > 1000 else temporary
         return memory.Needs(fixed * 10**6, (grows + 100 * (temporary > 1000)) * 10**6)
 
     monkeypatch.setattr(memory, "needs", needs)
-    error = memory.explain(config, make, object(), make(config, data), there=10**9)
+    error = memory.explain(config, make, lambda config: config.dtype, object(), make(config, data), there=10**9)
     assert said in str(error)
     assert "GB are there" in str(error)
+
+
+@pytest.mark.fault(32)
+def test_32_it_is_said_before_the_first_step(train, tmp_path, monkeypatch):
+    """Where a step cannot fit, nothing is run."""
+    from rich.console import Console
+
+    from train import loop, memory
+    from train.config import parse
+    from train.prepare import prepare
+
+    directory = train.directory
+    words = (
+        f"--model {directory}/model --data {directory} --epochs 1 --max-length 512 --batch-size 64 --out {tmp_path}/run"
+    )
+    config = parse(words.split())
+    prepared = prepare(config)
+    monkeypatch.setattr(loop._Run, "train", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.setattr(memory, "limit", lambda: 60_000_000)
+    with pytest.raises(UserError, match=r"not enough memory: a step on \d+ rows of 512 tokens .* 60 MB are there"):
+        loop.run(config, prepared, Console(quiet=True))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("layers", [2, 5])
+@pytest.mark.parametrize("length", [64, 256])
+def test_the_rough_estimate_is_near_what_the_compiler_says(layers, length):
+    import jax
+    from flax import nnx
+
+    from bert_jax.config import BertConfig
+    from bert_jax.heads import SequenceClassifier
+    from bert_jax.optimizer import fine_tuning
+    from train import memory
+    from train.batches import Batches, TokenSet
+    from train.parallel import Trainer, make_layout
+
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 1000}
+    network = BertConfig(**sizes, num_hidden_layers=layers, architecture=CLASSIFIER, labels=("a", "b"))
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: SequenceClassifier(network, rngs=nnx.Rngs(0))))
+    tokens = [Tokens(np.ones(length, np.int32), np.zeros(length, np.int32))] * 32
+    batches = Batches(TokenSet.of(tokens, [0] * 32), batch_size=16, seed=0)
+    optimizer = fine_tuning(1e-3, steps=2, warmup_steps=1, weight_decay=0.1, clip_norm=1.0)
+    trainer = Trainer(make_layout(network, devices=jax.devices()[:1]), graphdef, optimizer, params, length)
+    assert memory.rough(trainer, batches) == pytest.approx(sum(memory.needs(trainer, batches)), rel=0.2)

@@ -1,0 +1,70 @@
+"""Examples in, logits out: few shapes, each batch on the device before the last one's answer is fetched."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from bert_jax.heads import SequenceClassifier
+from bert_jax.packing import Rows, Tokens, prediction_batches
+
+IN_FLIGHT = 4
+"""Batches given to the device before the first of them is fetched; stopping early waits for these."""
+
+_Tag = TypeVar("_Tag")
+
+
+def make_apply(
+    graphdef: nnx.GraphDef[SequenceClassifier], out_shardings: jax.sharding.Sharding | None = None
+) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
+    """Compile the forward pass, without dropout, of a classifier split as `graphdef, params`.
+
+    `out_shardings` says where the logits are to lie, if not where the compiler leaves them.
+    """
+    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=out_shardings)
+
+
+def batch_tokens() -> int:
+    """Tokens a prediction batch holds: enough to keep the device busy, small enough for caches."""
+    return 1024 if jax.default_backend() == "cpu" else 32768
+
+
+def packed_logits(
+    apply: Callable[[Rows], Float[Array, "N C"]], examples: Sequence[Tokens], num_labels: int
+) -> Float[np.ndarray, "N C"]:
+    """Logits of every example, each computed once, in the order given.
+
+    `apply` is a jitted function of packed rows; it sees few different shapes.
+    """
+    out = np.empty((len(examples), num_labels), np.float32)
+    for members, logits in late(apply, prediction_batches(examples, batch_tokens=batch_tokens()), IN_FLIGHT):
+        out[members] = logits[: len(members)]
+    return out
+
+
+def late(
+    apply: Callable[[Rows], Float[Array, "N C"]], batches: Iterable[tuple[Rows, _Tag]], in_flight: int
+) -> Iterator[tuple[_Tag, Float[np.ndarray, "N C"]]]:
+    """Logits of every batch, in order, with its tag, fetched while the device has `in_flight` more to do."""
+    pending: deque[tuple[_Tag, Array]] = deque()
+    for rows, tag in batches:
+        pending.append((tag, apply(rows)))
+        if len(pending) > in_flight:
+            done, logits = pending.popleft()
+            yield done, np.asarray(logits)
+    for tag, logits in pending:
+        yield tag, np.asarray(logits)
+
+
+def pooled(logits: Float[np.ndarray, "M C"], owners: Int[np.ndarray, " M"]) -> Float[np.ndarray, "N C"]:
+    """The mean logits of each text's windows; `owners` says whose each is, and every text has one at least."""
+    count = int(owners[-1]) + 1 if len(owners) else 0
+    if count == len(owners):
+        return logits
+    sums = np.zeros((count, logits.shape[1]), logits.dtype)
+    np.add.at(sums, owners, logits)
+    return sums / np.bincount(owners, minlength=count)[:, None].astype(logits.dtype)

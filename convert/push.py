@@ -1,0 +1,77 @@
+"""An exported directory to the hub, as one commit."""
+
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.errors import UserError
+
+_OURS = ["conversion.json"]
+"""What stays behind: it names the paths of this machine."""
+
+
+class Pushed(NamedTuple):
+    """Where the hub has it: the repository's address, and the commit."""
+
+    url: str
+    commit: str
+
+
+def check(repository: str) -> None:
+    """Raise `UserError` where a repository's name is malformed, or there is no token for the hub."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except ValueError:
+        good = False
+    else:
+        good = re.fullmatch(r"[^/]+/[^/]+", repository) is not None
+    if not good:
+        raise UserError(f"--push-to is {repository!r}; expected a hub id ORG/NAME of letters, digits, - _ and .")
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("--push-to needs the hub, and HF_HUB_OFFLINE says to stay offline; unset it")
+    official = constants.ENDPOINT.endswith("huggingface.co")  # others may need no token, and say so if they do
+    if official and not get_token():
+        raise UserError("--push-to needs a token that may write; run `hf auth login`, or set HF_TOKEN")
+
+
+def push(directory: Path, repository: str, *, private: bool) -> Pushed:
+    """Make the repository if it is not there, and upload the directory's files to it.
+
+    Raises `UserError` where the hub refuses, or where `private` is asked of a public repository.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    api = HfApi(token=get_token() or False)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            url = api.create_repo(repository, private=private or None, exist_ok=True)
+            if private and not api.repo_info(repository).private:
+                raise UserError("it is there, and public; make it private on the hub, or leave out --private")
+            done = api.upload_folder(
+                repo_id=repository,
+                folder_path=directory,
+                commit_message="Export from bert_jax",
+                ignore_patterns=_OURS,
+            )
+    except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
+        raise UserError(f"{directory} is written, but {repository} did not take it: {_reason(error)}") from None
+    return Pushed(str(url), str(done.oid))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong, what the server said of it, and what was behind it."""
+    first = str(error).strip().split("\n")[0] or type(error).__name__
+    said = getattr(error, "server_message", None)
+    parts = [first.rstrip(".: "), " ".join(said.split()) if said and said not in first else ""]
+    if error.__cause__ is not None:
+        parts.append(_reason(error.__cause__))
+    return ": ".join(part for part in parts if part)

@@ -1,0 +1,43 @@
+"""A training run as a source: its best model, and what its `run.json` says."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert_jax.errors import UserError
+from bert_jax.files import read_json
+
+RECORD, BEST = "run.json", "best"
+
+
+class Run(NamedTuple):
+    """A run's best model, and its record; the record of a run that is not finished has no scores yet."""
+
+    best: Path
+    record: dict[str, Any]
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return "best" in self.record
+
+
+def find(source: str) -> Run | None:
+    """The run that a directory is, or whose best/ it is; None for every other source.
+
+    Raises `UserError` where it is a run that has kept no model, or is being started over.
+    """
+    if not source or not Path(source).is_dir():
+        return None
+    here = Path(source).resolve()
+    inside = here.name == BEST and (here.parent / RECORD).is_file()
+    directory = here.parent if inside else here
+    if not (directory / RECORD).is_file() or (not inside and (here / "config.json").exists()):
+        return None  # a checkpoint, even if a run.json lies in it
+    path = directory / RECORD
+    record = read_json(path)
+    if record.get("clearing"):
+        raise UserError(f"{path}: the run is being started over; wait until it has kept a model")
+    if not (directory / BEST).is_dir():
+        raise UserError(f"{source}: a run without {BEST}/, so no model was kept; let it train on until one is")
+    return Run(directory / BEST, record, path)

@@ -1,0 +1,186 @@
+"""`python -m train.evaluate`, `train.fine_tune`, and every task from its data to its predictions."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_jax import checkpoint, files
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.errors import UserError
+from bert_jax.predict import TextClassifier
+from tests.conftest import ROOT, random_checkpoint
+from tests.test_recipe import CONFIG
+from train import fine_tune
+from train.evaluate import main as evaluate
+
+WORDS = ["good", "bad", "film", "not", "a", "the", "very"]
+
+
+def text(i):
+    return " ".join(WORDS[(i * k + i // 3) % 7] for k in range(1, 7))
+
+
+def rows(task, count=120):
+    for i in range(count):
+        good, film = "good" in text(i), "film" in text(i)
+        label = {
+            SINGLE_LABEL: ["no", "yes"][good],
+            MULTI_LABEL: [name for name, holds in (("good", good), ("film", film)) if holds],
+            REGRESSION: 0.5 + 2 * good,
+        }[task]
+        yield {"text": text(i), "label": label}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    with files.new_directory(folder / "model") as scratch:
+        checkpoint.write(scratch, random_checkpoint(CONFIG, folder / "files"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="module", params=[SINGLE_LABEL, MULTI_LABEL, REGRESSION])
+def trained(request, encoder, tmp_path_factory):
+    """Of each task: its name, a run from a file, and that file."""
+    folder = tmp_path_factory.mktemp("run")
+    data = folder / "texts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(request.param)))
+    epochs = 15 if request.param == REGRESSION else 8
+    options = {"model": str(encoder), "out": str(folder / "run"), "epochs": epochs, "learning_rate": 3e-3}
+    options |= {"metric": "mse"} if request.param == REGRESSION else {}  # ranks of two values tie
+    found = fine_tune(data, quiet=True, dev_fraction=0.25, batch_size=8, max_length=32, **options)
+    return request.param, folder / "run", data, found
+
+
+def test_a_run_of_each_task(trained):
+    task, run, _, found = trained
+    record = json.loads((run / "run.json").read_text())
+    assert record["task"] == task
+    assert record["best"] == found
+    best = checkpoint.read(run / "best").config
+    assert best.problem_type == task
+    assert best.labels == {SINGLE_LABEL: ("no", "yes"), MULTI_LABEL: ("film", "good"), REGRESSION: ("score",)}[task]
+    name = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "macro_f1", REGRESSION: "pearson"}[task]
+    assert found["dev"][name] > 0.7
+    page = (run / "report.html").read_text()
+    assert f"{found['dev'][name]:.4f}" in page
+    assert f"python -m train --model {record['config']['model']}" in page
+
+
+def test_predictions_of_each_task(trained):
+    task, run, _, _ = trained
+    prediction = TextClassifier.load(run / "best")(["good film"])[0]
+    said = prediction.to_dict()
+    logits = np.array(prediction.logits)
+    if task == SINGLE_LABEL:
+        assert list(said) == ["text", "label", "score", "scores"]
+        assert said["scores"]["yes"] == pytest.approx(np.exp(logits[1]) / np.exp(logits).sum())
+    elif task == MULTI_LABEL:
+        assert list(said) == ["text", "labels", "scores"]
+        assert list(said["scores"].values()) == pytest.approx(1 / (1 + np.exp(-logits)))
+        assert said["labels"] == [name for name, score in said["scores"].items() if score >= 0.5]
+    else:
+        assert said == {"text": "good film", "score": pytest.approx(logits[0])}
+
+
+def test_evaluating_gives_what_training_found(trained, tmp_path, capsys):
+    _, run, data, found = trained
+    held = tmp_path / "dev.jsonl"
+    # The rows that were held out, from the record of where the report found them: all are on some line of the file.
+    from train.config import TrainConfig
+    from train.data import read
+
+    split = read(TrainConfig(data=str(data), dev_fraction=0.25)).splits["dev"]
+    lines = data.read_text().splitlines(keepends=True)
+    held.write_text("".join(lines[row.number - 1] for row in split.rows))
+    evaluate(["--model", str(run), "--data", str(held), "--out", str(tmp_path / "out")])
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    for name, value in found["dev"].items():
+        assert np.array(record["metrics"][name]) == pytest.approx(np.array(value), abs=1e-5), name
+    for name, (low, high) in record["intervals"].items():
+        assert low <= record["metrics"][name] <= high, name
+    assert f"{found['dev']['loss']:.4f}" in capsys.readouterr().out
+    assert "<h1>run on dev.jsonl</h1>" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(UserError, match="out: exists; choose another directory or pass --overwrite"):
+        evaluate(["--model", str(run), "--data", str(held), "--out", str(tmp_path / "out")])
+
+
+def test_a_directory_gives_its_test_split(trained, tmp_path):
+    _, run, data, _ = trained
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = data.read_text().splitlines(keepends=True)
+    (folder / "test.jsonl").write_text("".join(lines[:8]))
+    (folder / "dev.jsonl").write_text("".join(lines[:12]))
+    evaluate(["--model", str(run / "best"), "--data", str(folder), "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]["examples"] == 8
+    evaluate(["--model", str(run / "best"), "--data", str(folder), "--split", "dev", "--out", str(tmp_path / "other")])
+    assert json.loads((tmp_path / "other" / "evaluation.json").read_text())["metrics"]["examples"] == 12
+    with pytest.raises(UserError, match="no train split; there are: dev, test"):
+        evaluate(["--model", str(run), "--data", str(folder), "--split", "train", "--out", str(tmp_path / "third")])
+
+
+def test_the_command_is_one_line_of_error(trained, encoder, tmp_path):
+    command = [sys.executable, "-m", "train.evaluate", "--data", str(trained[2]), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--model", str(encoder)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "has no classifier yet; fine-tune it" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_fine_tuning_from_tables(encoder, tmp_path):
+    table = [(row["text"], row["label"]) for row in rows(SINGLE_LABEL)]
+    options = {"model": str(encoder), "epochs": 1, "max_length": 32, "quiet": True, "out": str(tmp_path / "run")}
+    found = fine_tune(table, **options)
+    assert set(found) == {"dev"}
+    assert fine_tune(table, **options) == found  # it is finished
+    more = fine_tune(
+        {"train": table, "dev": table[:9], "test": table[:5]}, **{**options, "out": str(tmp_path / "more")}
+    )
+    assert (more["dev"]["examples"], more["test"]["examples"]) == (9, 5)
+    with pytest.raises(UserError, match="out is missing"):
+        fine_tune(table)
+    with pytest.raises(UserError, match="--task is regression but .* is a classifier of single_label_classification"):
+        fine_tune(
+            table, **{**options, "out": str(tmp_path / "x"), "model": str(tmp_path / "run"), "task": "regression"}
+        )
+
+
+def test_pairs_from_a_table_to_predictions(encoder, tmp_path):
+    table = [(text(i), text(i + i % 2), i % 2) for i in range(48)]
+    options = {"model": str(encoder), "epochs": 1, "max_length": 32, "quiet": True, "out": str(tmp_path / "run")}
+    fine_tune({"train": table, "dev": table}, **options)
+    classifier = TextClassifier.load(tmp_path / "run" / "best")
+    one, other = (prediction.logits for prediction in classifier([text(0)] * 2, [text(0), text(1)]))
+    assert one != pytest.approx(other, abs=1e-4)
+    evaluate_on = tmp_path / "pairs.jsonl"
+    evaluate_on.write_text("".join(json.dumps({"text": a, "pair": b, "label": y}) + "\n" for a, b, y in table))
+    evaluate(["--model", str(tmp_path / "run"), "--data", str(evaluate_on), "--out", str(tmp_path / "out")])
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    best = json.loads((tmp_path / "run" / "run.json").read_text())["best"]["dev"]
+    assert record["metrics"]["loss"] == pytest.approx(best["loss"], abs=1e-5)
+    command = [sys.executable, "-m", "bert_jax", "--model", str(tmp_path / "run" / "best"), "--pairs"]
+    given = subprocess.run([*command, text(0), text(1)], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = subprocess.run(
+        command, cwd=ROOT, input=f"{text(0)}\t{text(1)}\n", capture_output=True, text=True, check=True
+    )
+    assert json.loads(given.stdout) == json.loads(lines.stdout)
+    assert json.loads(given.stdout)["pair"] == text(1)
+    wrong = subprocess.run(command, cwd=ROOT, input=f"{text(0)}\n", capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "line 1 has 0 tabs; expected one, between the texts of a pair" in wrong.stderr
+
+
+@pytest.mark.parametrize("long_texts", ["windows", "tail"])
+def test_long_texts_are_evaluated_as_they_are_read(long_texts, encoder, tmp_path):
+    table = [(f"{text(i)} {text(i + 1)} {text(i + 2)}", ["no", "yes"]["good" in text(i)]) for i in range(40)]
+    options = {"model": str(encoder), "epochs": 1, "max_length": 10, "quiet": True, "out": str(tmp_path / "run")}
+    found = fine_tune({"train": table, "dev": table}, long_texts=long_texts, **options)
+    assert found["dev"]["examples"] == 40
+    predictions = TextClassifier.load(tmp_path / "run" / "best")([text for text, _ in table])
+    right = [prediction.label == label for prediction, (_, label) in zip(predictions, table, strict=True)]
+    assert np.mean(right) == pytest.approx(found["dev"]["accuracy"])
+    assert any(prediction.truncated for prediction in predictions) == (long_texts == "tail")

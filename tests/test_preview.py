@@ -1,0 +1,81 @@
+"""What is said of the data before training: what was understood, and what is suspicious."""
+
+import numpy as np
+import pytest
+
+from bert_jax.packing import Tokens
+from train.config import TrainConfig
+from train.data import read
+from train.labels import targets_of
+from train.preview import Lengths, preview
+
+TEXTS = [f"number {i} of the texts" for i in range(200)]
+
+
+def said(train, dev=(("unseen", 0),), cut=0, **options):
+    tables = {"train": train, "dev": list(dev)}
+    data = read(TrainConfig(**options), None, tables)
+    names, targets = targets_of(data)
+    read_of = {}
+    for name, split in data.splits.items():
+        lengths = Lengths()
+        for i, _ in enumerate(split.rows):
+            lengths.add(Tokens(np.zeros(3 + i, np.int32), np.zeros(3 + i, np.int32)))
+        read_of[name] = lengths, cut
+    return preview(data, names, targets, read_of, 32).splitlines()
+
+
+def test_what_was_understood():
+    lines = said([(text, i % 2) for i, text in enumerate(TEXTS)])
+    assert lines[:4] == [
+        "task     single-label: 0, 1",
+        "train    200 examples from train: text in text, label in label",
+        "         labels: 0 100 (50.0%), 1 100 (50.0%)",
+        "         tokens: median 102, 95% at most 192, longest 202",
+    ]
+    assert not any(line.startswith("warning") for line in lines)
+
+
+def test_several_labels_and_numbers():
+    lines = said([(text, ["a", "b"] if i % 2 else []) for i, text in enumerate(TEXTS)], [("unseen", ["a"])])
+    assert "         labels: a 100 (50.0%), b 100 (50.0%)" in lines
+    assert "         labels a text: mean 1.00, most 2, none 100" in lines
+    lines = said([(text, i / 8) for i, text in enumerate(TEXTS)], [("unseen", 0.5)])
+    assert lines[0] == "task     regression: score"
+    assert lines[2].strip() == "score: 0 to 24.875, mean 12.44, sd 7.217"
+
+
+def warnings(*args, **options):
+    return [line.removeprefix("warning  ") for line in said(*args, **options) if line.startswith("warning")]
+
+
+def test_repeats_and_contradictions():
+    rows = [(text, i % 2) for i, text in enumerate(TEXTS)]
+    found = warnings([*rows, rows[3], (TEXTS[5], 0)], [rows[0], rows[1], ("unseen", 1), (TEXTS[7], 0)])
+    assert found == [
+        "3 of 4 texts in dev are in train too: scores will flatter",
+        "2 of 202 texts in train repeat an earlier one",
+        "2 texts have other labels than the same text before: "
+        "'number 5 of the texts' (train: rows 6, 202); 'number 7 of the texts' (train: row 8 and dev: row 4)",
+    ]
+    pairs = [("a text", f"other {i}", i % 2) for i in range(6)]
+    assert not warnings(pairs, [("a text", "unseen", 0)])
+    assert warnings([*pairs, pairs[0]], [("a text", "unseen", 0)]) == ["1 of 7 texts in train repeat an earlier one"]
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "text"),
+    [
+        ((" ", 1), {}, "1 texts are empty: train: row 201"),
+        (("one of them", 2), {}, "labels of fewer than 1% of train: 2; see --class-weights"),
+        (("one", 1), {"cut": 50}, "25% of train is cut to 32 tokens; --max-length or --long-texts reads more"),
+    ],
+)
+def test_other_warnings(row, options, text):
+    assert text in warnings([*((text, i % 2) for i, text in enumerate(TEXTS)), row], **options)
+
+
+def test_many_labels_are_not_all_listed():
+    lines = said([(text, i % 50) for i, text in enumerate(TEXTS)])
+    assert lines[2].endswith("and 30 more labels")
+    assert lines[2].count("(2.0%)") == 20

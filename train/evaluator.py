@@ -1,0 +1,76 @@
+"""Evaluation: every example once, whatever the batch size and however many devices share the work."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int, Shaped
+
+from bert_jax.config import SINGLE_LABEL
+from bert_jax.heads import SequenceClassifier
+from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, pooled
+from bert_jax.packing import Rows, Tokens, prediction_batches
+
+from .metrics import Metrics, measure
+from .parallel import Layout
+
+_Dealt = tuple[Rows, list[list[int]]]
+
+
+class Evaluator:
+    """Metrics over all examples, batches dealt to a layout's shards; every process gets all logits."""
+
+    def __init__(
+        self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int, task: str = SINGLE_LABEL
+    ):
+        self._layout, self._num_labels, self._task = layout, num_labels, task
+        self._apply = make_apply(graphdef, layout.everywhere())
+
+    def __call__(
+        self,
+        params: nnx.State,
+        examples: Sequence[Tokens],
+        targets: Shaped[np.ndarray, "N ..."] | Sequence[int],
+        owners: Int[np.ndarray, " M"] | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Metrics:
+        """Of parameters that every device holds whole (`Layout.put`); rows are padded, examples never dropped.
+
+        `owners` says whose each example is where they are windows of texts, and `between` is called after each batch.
+        """
+        return measure(self._task, self.logits(params, examples, owners, between), np.asarray(targets))
+
+    def logits(
+        self,
+        params: nnx.State,
+        examples: Sequence[Tokens],
+        owners: Int[np.ndarray, " M"] | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Float[np.ndarray, "N C"]:
+        """The logits alone, in the order of the texts."""
+        logits = np.empty((len(examples), self._num_labels), np.float32)
+        batches = prediction_batches(examples, batch_tokens=batch_tokens())
+        with self._layout.context():
+            dealt = deal(batches, self._layout.shards)
+            placed = ((self._layout.put(rows, P("data")), members) for rows, members in dealt)
+            for members, found in late(lambda rows: self._apply(params, rows), placed, IN_FLIGHT):
+                for part, here in zip(members, found.reshape(len(members), -1, self._num_labels), strict=True):
+                    logits[part] = here[: len(part)]
+                between()
+        return logits if owners is None else pooled(logits, owners)
+
+
+def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_Dealt]:
+    """Batches of one shape side by side: rows of all shards, and the examples in each shard.
+
+    `first_tokens` get a leading axis of shards. Shards left over hold padding and no example.
+    """
+    for _, alike in itertools.groupby(batches, key=lambda batch: batch[0].input_ids.shape):
+        while group := list(itertools.islice(alike, shards)):
+            nothing = Rows(*(np.zeros_like(array) for array in group[0][0])), []
+            group += [nothing] * (shards - len(group))
+            *tokens, first = zip(*(rows for rows, _ in group), strict=True)
+            ids, types, positions, segments = map(np.concatenate, tokens)
+            yield Rows(ids, types, positions, segments, np.stack(first)), [members for _, members in group]

@@ -1,0 +1,60 @@
+"""From a finished run to its page: what `report.html` says of it."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_jax.files import write_whole
+
+from . import page
+from .config import TrainConfig
+from .page import Measured, Subject
+from .prepare import Prepared
+from .statistics import intervals
+
+_SHOWN = "max_length long_texts epochs batch_size learning_rate warmup weight_decay clip_norm dtype seed metric".split()
+"""Options worth telling even at their defaults."""
+
+
+def write(
+    run: Path,
+    config: TrainConfig,
+    prepared: Prepared,
+    record: Mapping[str, Any],
+    facts: Mapping[str, str],
+    measured: Mapping[str, Measured],
+) -> None:
+    """Write `report.html` into a run's directory, from its record, its log and the logits of its best model."""
+    network = prepared.checkpoint.config
+    device = record["device"]
+    size = f"{network.num_hidden_layers} layers, {network.hidden_size} wide"
+    shown = {
+        "model": f"{record['source'].get('source', config.model)} ({size})",
+        "data": "; ".join(f"{name} {count:,} texts" for name, count in record["examples"].items())
+        + f"; {', '.join(dict.fromkeys(map(str, record['data'])))}",
+        "task": f"{record['task'].replace('_', ' ')}: {', '.join(network.labels[:30])}",
+        "batches": f"{config.batch_size} texts a step in rows of {record['row_length']} tokens, "
+        f"{record['steps'] // config.epochs:,} steps an epoch",
+        "device": f"{device['count']} x {device['kind']} ({device['platform']})",
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+    given = page.changed(config)
+    sure = {name: intervals(prepared.task, one.logits, one.targets) for name, one in measured.items()}
+    options = {name: str(value) for name, value in record["config"].items() if name in (*_SHOWN, *given)}
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+    subject = Subject(
+        title=f"{Path(config.data).name} on {Path(config.model).name}",
+        subtitle=f"Fine-tuned {datetime.date.today():%-d %B %Y}; {log[-1]['step']:,} steps" if log else "",
+        task=prepared.task,
+        labels=network.labels,
+        facts=shown,
+        command=page.command_of(config),
+        log=log,
+        metric=prepared.metric,
+        speed={name: value for name, value in facts.items() if name not in ("model", "report")},
+        options=options,
+        hashes={**{n: v for n, v in record["source"].items() if len(str(v)) == 64}, **record["data"]},
+    )
+    write_whole(run / page.NAME, page.render(subject, measured, sure).encode())

@@ -1,0 +1,192 @@
+"""report.html: one file that shows a run, or an evaluation, to a person."""
+
+import dataclasses
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax import __version__
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.heads import scores_of
+
+from . import plots
+from .config import TrainConfig
+from .data import Split
+from .metrics import METRICS, Metrics
+from .report import word
+from .statistics import calibration, worst
+
+NAME = "report.html"
+
+_SHORT = 300
+"""Characters of a text that are shown at once."""
+
+
+class Measured(NamedTuple):
+    """A split's texts, the logits of each, what would have been right, and the figures of these."""
+
+    split: Split
+    logits: np.ndarray
+    targets: np.ndarray
+    metrics: Metrics
+
+
+class Subject(NamedTuple):
+    """What a page is about: `facts`, `speed` and `hashes` are names and values as they are to be read.
+
+    `log` is of the lines of metrics.jsonl, `options` those of a run that are worth telling; `metric` chose its model.
+    """
+
+    title: str
+    subtitle: str
+    task: str
+    labels: Sequence[str]
+    facts: Mapping[str, str]
+    command: str
+    log: Sequence[Mapping[str, Any]] = ()
+    metric: str | None = None
+    speed: Mapping[str, str] = {}
+    options: Mapping[str, str] = {}
+    hashes: Mapping[str, str] = {}
+
+
+def changed(config: TrainConfig) -> dict[str, Any]:
+    """The options of a run that are not at their defaults, in the order of the help."""
+    options = {option.name: option.default for option in dataclasses.fields(TrainConfig) if option.name != "restart"}
+    return {name: getattr(config, name) for name, default in options.items() if getattr(config, name) != default}
+
+
+def command_of(config: TrainConfig) -> str:
+    """The command line of a run."""
+    words = ["python", "-m", "train"]
+    for name, value in changed(config).items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(value) if isinstance(value, tuple) else str(value))
+    return shlex.join(words)
+
+
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def mistakes(subject: Subject, one: Measured, count: int) -> list[str]:
+    """The worst of them, a line each."""
+    found = [_error(subject, one, i) for i in worst(subject.task, one.logits, one.targets, count)]
+    return [
+        f"{error['place']}: {error['true']}, predicted {error['said']} ({error['score']}): "
+        f"{textwrap.shorten(error['text'], 100, placeholder='…')}"
+        for error in found
+    ]
+
+
+def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) -> str:
+    """The page, by the name of each split, of which the last is looked at most closely; `sure` as `intervals` says."""
+    import jinja2
+
+    task, names = subject.task, METRICS[subject.task]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    last, closest = list(measured.items())[-1]
+    splits = [
+        {
+            "name": name,
+            "examples": f"{one.metrics['examples']:,}",
+            "figures": [(f"{one.metrics[figure]:.4f}", _interval(sure[name][figure])) for figure in names],
+        }
+        for name, one in measured.items()
+    ]
+    headline = [
+        {
+            "name": f"{word(figure)} on {last}",
+            "value": f"{closest.metrics[figure]:.3f}",
+            "interval": _interval(sure[last][figure], 3),
+        }
+        for figure in names[:3]
+    ]
+    found = calibration(task, closest.logits, closest.targets)
+    metric = subject.metric or names[0]
+    f1 = closest.metrics.get("f1")
+    return environment.get_template("page.html").render(
+        title=subject.title,
+        subtitle=subject.subtitle,
+        headline=headline,
+        facts=subject.facts,
+        figures=[word(name) for name in names],
+        splits=splits,
+        chosen=subject.metric is not None,
+        f1=[(name, f"{value:.4f}") for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
+        last=last,
+        curves=plots.drawn(plots.curves, subject.log, metric, word(metric)),
+        plots=plots.drawn(_plots, subject, closest, found),
+        calibration=found
+        and f"Expected calibration error {found.error:.4f}: how far stated probabilities are from "
+        "how often they came true, on average.",
+        regression=task == REGRESSION,
+        errors=[_error(subject, closest, i) for i in worst(task, closest.logits, closest.targets)],
+        speed=subject.speed,
+        command=subject.command,
+        options=subject.options,
+        hashes=subject.hashes,
+        version=__version__,
+    )
+
+
+def _interval(bounds: tuple[float, float], digits: int = 4) -> str:
+    return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
+
+
+def _plots(subject: Subject, one: Measured, found: Any) -> list[tuple[str, str]]:
+    scores, labels = scores_of(one.logits.astype(np.float64), subject.task), subject.labels
+    if subject.task == REGRESSION:
+        said, true = scores[:, 0], one.targets[:, 0]
+        off = np.abs(said - true).max()
+        return [
+            ("Predicted and true", plots.scatter(said, true, plots.short(labels[0]))),
+            ("Errors", plots.histogram({"": said - true}, "predicted less true", (-off, off + 1e-9))),
+        ]
+    out = []
+    if subject.task == SINGLE_LABEL:
+        out.append(plots.confusion(one.metrics["confusion"], labels))
+    else:
+        out.append(("F1 of each label", plots.bars(one.metrics["f1"], labels, "F1")))
+    out.append(("Calibration", plots.calibrated(found)))
+    if subject.task == MULTI_LABEL:
+        held = one.targets > 0.5
+        groups, what = {"hold": scores[held], "do not": scores[~held]}, "probability of labels"
+    elif len(labels) == 2:
+        groups = {plots.short(labels[i]): scores[one.targets == i, 1] for i in (1, 0)}
+        what = f"probability of {plots.short(labels[1])}"
+    else:
+        right = scores.argmax(axis=1) == one.targets
+        groups, what = {"right": scores.max(axis=1)[right], "wrong": scores.max(axis=1)[~right]}, "highest probability"
+    out.append(("Scores", plots.histogram(groups, what, (0.0, 1.0))))
+    return out
+
+
+def _error(subject: Subject, one: Measured, index: int) -> dict[str, str]:
+    row, labels = one.split.rows[index], subject.labels
+    scores = scores_of(one.logits[index : index + 1].astype(np.float64), subject.task)[0]
+    if subject.task == REGRESSION:
+        values = one.targets[index, 0], scores[0], scores[0] - one.targets[index, 0]
+        right, said, score = (f"{value:.3g}" for value in values)
+    elif subject.task == MULTI_LABEL:
+        held = one.targets[index] > 0.5
+        right, said = (", ".join(np.array(labels, object)[which]) or "none" for which in (held, scores >= 0.5))
+        score = f"{np.abs(held - scores).max():.3f}"
+    else:
+        right, said = labels[int(one.targets[index])], labels[int(scores.argmax())]
+        score = f"{scores.max():.3f}"
+    return {
+        "text": row.text[:_SHORT],
+        "rest": row.text[_SHORT:],
+        "pair": row.pair or "",
+        "place": one.split.place(row.number),
+        "true": right,
+        "said": said,
+        "score": score,
+    }

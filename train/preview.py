@@ -1,0 +1,142 @@
+"""What was understood of the data, before anything is trained on it."""
+
+import hashlib
+import itertools
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from bert_jax.config import MULTI_LABEL, REGRESSION
+from bert_jax.packing import Tokens
+
+from .data import Data, Row
+from .metrics import TASKS
+
+_SHOWN = 20
+"""Labels listed, at most."""
+
+_RARE, _CUT = 0.01, 0.1
+"""Shares of a class, and of texts cut, that are worth a warning."""
+
+
+class Lengths:
+    """Lengths in tokens, gathered while examples pass."""
+
+    def __init__(self):
+        self.counts: Counter[int] = Counter()
+
+    def add(self, tokens: Tokens) -> None:
+        """One more example."""
+        self.counts[len(tokens.input_ids)] += 1
+
+    def at(self, share: float) -> int:
+        """The length that this share of the examples does not exceed."""
+        lengths = np.array(sorted(self.counts))
+        below = np.cumsum([self.counts[length] for length in lengths])
+        return int(lengths[np.searchsorted(below, share * below[-1])])
+
+
+def preview(
+    data: Data,
+    names: Sequence[str],
+    targets: Mapping[str, np.ndarray],
+    read: Mapping[str, tuple[Lengths, int]],
+    max_length: int,
+) -> str:
+    """Lines to print: for each split its columns, labels and lengths; then what repeats or contradicts itself.
+
+    `read` says of each split how long its examples are, and how many were cut to `max_length` tokens.
+    """
+    said = next(name for name, kind in TASKS.items() if kind == data.task)
+    lines, cut = [f"task     {said}: {', '.join(names[:_SHOWN])}"], {name: count for name, (_, count) in read.items()}
+    for name, split in data.splits.items():
+        columns = f": {split.columns.describe()}" if split.columns else ""
+        skipped = f", {split.skipped:,} bad rows skipped" if split.skipped else ""
+        lengths, lost = read[name]
+        windows = sum(lengths.counts.values())
+        lines += [f"{name:<8} {len(split.rows):,} examples from {split.path}{columns}{skipped}"]
+        lines += [f"         {line}" for line in _labels(data.task, names, targets[name])]
+        share = f", {lost:,} cut to {max_length} tokens ({lost / len(split.rows):.1%})" if lost else ""
+        share += f", in {windows:,} windows" if windows > len(split.rows) else ""
+        middle, most, longest = (lengths.at(share) for share in (0.5, 0.95, 1))
+        lines += [f"         tokens: median {middle}, 95% at most {most}, longest {longest}{share}"]
+    return "\n".join(lines + [f"warning  {text}" for text in _warnings(data, names, targets, cut, max_length)])
+
+
+def _labels(task: str, names: Sequence[str], targets: np.ndarray) -> list[str]:
+    if task == REGRESSION:
+        values = targets[:, 0]
+        return [f"{names[0]}: {values.min():g} to {values.max():g}, mean {values.mean():.4g}, sd {values.std():.4g}"]
+    multi = task == MULTI_LABEL
+    counts = targets.sum(axis=0).astype(int) if multi else np.bincount(targets, minlength=len(names))
+    order = range(len(names)) if len(names) <= _SHOWN else np.argsort(-counts, kind="stable")[:_SHOWN]
+    listed = ", ".join(f"{names[i]} {counts[i]:,} ({counts[i] / len(targets):.1%})" for i in order)
+    more = f" and {len(names) - _SHOWN} more labels" if len(names) > _SHOWN else ""
+    lines = [f"labels: {listed}{more}"]
+    if multi:
+        held = targets.sum(axis=1)
+        lines.append(f"labels a text: mean {held.mean():.2f}, most {held.max():g}, none {int((held == 0).sum()):,}")
+    return lines
+
+
+def _repeats(data: Data, targets: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Texts that are there twice, within a split or across them, and those of them whose labels differ."""
+    rows = itertools.chain.from_iterable(split.rows for split in data.splits.values())
+    firsts = np.cumsum([0, *(len(split.rows) for split in data.splits.values())])  # of each split, and the end
+    keys = np.fromiter(map(_key, rows), np.uint64, firsts[-1])
+    order = np.argsort(keys, kind="stable")
+    begin = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[0]]))
+    sizes = np.diff(begin, append=len(keys))
+
+    def owner(member: int) -> tuple[str, int]:
+        place = int(np.searchsorted(firsts, member, side="right")) - 1
+        return list(data.splits)[place], int(member - firsts[place])
+
+    counts: Counter[tuple[str, str]] = Counter()
+    contradictory = []
+    for first, size in zip(begin[sizes > 1], sizes[sizes > 1], strict=True):
+        group = order[first : first + size]
+        one, i = owner(group[0])
+        for member in group[1:]:
+            other, j = owner(member)
+            counts[one, other] += 1
+            if not np.array_equal(targets[one][i], targets[other][j]):
+                contradictory.append((one, i, other, j))
+    for (one, other), count in sorted(counts.items()):
+        of = f"{count:,} of {len(data.splits[other].rows):,} texts in {other}"
+        yield f"{of} repeat an earlier one" if one == other else f"{of} are in {one} too: scores will flatter"
+    if contradictory:
+        shown = "; ".join(_both(data, *pair) for pair in contradictory[:3])
+        yield f"{len(contradictory):,} texts have other labels than the same text before: {shown}"
+
+
+def _warnings(
+    data: Data, names: Sequence[str], targets: Mapping[str, np.ndarray], cut: Mapping[str, int], max_length: int
+) -> Iterator[str]:
+    yield from _repeats(data, targets)
+    for name, split in data.splits.items():
+        if empty := [row.number for row in split.rows if not row.text.strip()]:
+            yield f"{len(empty):,} texts are empty: {split.place(*empty)}"
+        if cut[name] > _CUT * len(split.rows):
+            share = f"{cut[name] / len(split.rows):.0%} of {name} is cut to {max_length} tokens"
+            yield f"{share}; --max-length or --long-texts reads more"
+    if data.task != REGRESSION:
+        train = targets["train"]
+        counts = train.sum(axis=0) if data.task == MULTI_LABEL else np.bincount(train, minlength=len(names))
+        if rare := [name for name, count in zip(names, counts, strict=True) if count < _RARE * len(train)]:
+            yield f"labels of fewer than 1% of train: {', '.join(rare[:_SHOWN])}; see --class-weights"
+
+
+def _key(row: Row) -> int:
+    """Eight bytes for a text, or pair."""
+    return int.from_bytes(hashlib.blake2b(f"{row.text}\0{row.pair}".encode(), digest_size=8).digest())
+
+
+def _both(data: Data, one: str, i: int, other: str, j: int) -> str:
+    first, second = data.splits[one], data.splits[other]
+    text = textwrap.shorten(first.rows[i].text, 60, placeholder="…")
+    if one == other:
+        return f"{text!r} ({first.place(first.rows[i].number, second.rows[j].number)})"
+    return f"{text!r} ({first.place(first.rows[i].number)} and {second.place(second.rows[j].number)})"

@@ -1,0 +1,209 @@
+"""Where the splits of a data set lie: a file, a directory of them, a tree of folders, a hub, memory."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert_jax.errors import UserError
+from bert_jax.files import decode, read_bytes
+
+from .records import ENDINGS, Record, numbered_by, records
+
+SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
+"""The names of each split, in files, folders and on the hub."""
+
+Opened = AbstractContextManager[tuple[Iterator[Record], Callable[[], str]]]
+"""Records, and when these have been read the SHA-256 of what they were read from."""
+
+
+class Source(NamedTuple):
+    """A split to read: what it is called, its parts in order, each a name and how to open it, and what is counted.
+
+    `unit` is "line" or "row", or nothing where a part is one record. `names` are those of labels, where they are said.
+    """
+
+    path: Path | str
+    parts: Sequence[tuple[Path | str, Callable[[], Opened]]]
+    unit: str
+    names: Mapping[str, tuple[str, ...]] = {}
+
+
+def find(path: Path, alone: bool = False) -> dict[str, Source]:
+    """The splits of a file or directory; `UserError` where there is none, or two files are the same one.
+
+    A file is a training set to divide, or `alone` a test set; a directory has one too, or `alone` any split.
+    """
+    if path.is_file():
+        return {"test" if alone else "train": _files(path, [path], None)}
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or directory")
+    found = {split: source for split in SPLITS if (source := _split(path, split))}
+    if not found or not ("train" in found or alone):
+        scripts = sorted(path.glob("*.py"))
+        also = f" (scripts such as {scripts[0].name} are never run)" if scripts else ""
+        raise UserError(
+            f"{path}: no train.tsv, train.csv, train.jsonl, train.json, train.parquet or train.txt, nor a folder "
+            f"train with one for each class{also}"
+        )
+    return found
+
+
+def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
+    """The splits of tables in memory: lists of tuples or dictionaries, pandas frames, or `datasets`' own.
+
+    Tuples are (text, label) or (text, pair, label).
+    """
+    unknown = sorted(set(tables) - {name for names in SPLITS.values() for name in names})
+    if unknown or not set(tables) & set(SPLITS["train"]):
+        raise UserError(f"tables are called {', '.join(map(str, tables)) or 'nothing'}; expected train, dev and test")
+    return {
+        split: _rows(name, _records_of(table, name), _features(table))
+        for split, names in SPLITS.items()
+        for name, table in tables.items()
+        if name in names
+    }
+
+
+def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, Source]:
+    """The splits of a data set of the hub, at the commit its revision stands for; no code of its own is run."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    import datasets
+    from huggingface_hub import HfApi, constants
+
+    datasets.disable_progress_bars()
+    commit = revision
+    if not constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(Exception):  # it is not there, as will be said, or cannot be reached: there is a cache
+            commit = HfApi().dataset_info(hub_id, revision=revision).sha
+    try:
+        found = datasets.load_dataset(hub_id, name, revision=commit)
+    except Exception as error:  # the libraries raise many kinds, all of them the hub's or the user's doing
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{hub_id}: no such file or directory, and the hub did not give it ({reason[:300]}); "
+            "check the name, --data-name and the network"
+        ) from None
+    sources = {}
+    for split, names in SPLITS.items():
+        for one in names:
+            if one in found and split not in sources:
+                where = f"{hub_id}{f' ({name})' if name else ''}{f' at {commit}' if commit else ''}, {one}"
+                sources[split] = _rows(where, found[one], _features(found[one]))
+    if "train" not in sources:
+        raise UserError(f"{hub_id}: no train split; there are: {', '.join(map(str, found))}")
+    return sources
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a name that no file has could be one of the hub's."""
+    known = text.lower().endswith((*ENDINGS, ".gz", ".zip", ".xlsx"))
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text)) and not known
+
+
+def _split(directory: Path, split: str) -> Source | None:
+    """A split's files: NAME.csv, or NAME-00000-of-00002.parquet and more, here or in data/, or a folder of its own."""
+    found: list[list[Path]] = []
+    for name in SPLITS[split]:
+        for folder in (directory, directory / "data"):
+            found += [[folder / f"{name}{ending}"] for ending in ENDINGS if (folder / f"{name}{ending}").is_file()]
+            found += _shards(folder, name)
+        if (directory / name).is_dir():
+            if classes := _classes(directory / name):
+                return _tree(directory / name, classes, directory)
+            inside = sorted(p for p in (directory / name).iterdir() if p.name.lower().endswith(ENDINGS) and p.is_file())
+            found += [inside] if inside else []
+    if len(found) > 1:
+        raise UserError(f"{directory}: {found[0][0].name} and {found[1][0].name} are both {split}; keep one")
+    return _files(found[0][0] if len(found[0]) == 1 else directory, found[0], directory) if found else None
+
+
+def _shards(folder: Path, name: str) -> list[list[Path]]:
+    shards: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if match := re.fullmatch(rf"{name}-(\d+)-of-(\d+)(?:-[0-9a-f]+)?(\.\w+(?:\.gz)?)", path.name):
+            shards.setdefault((match[2], match[3]), []).append(path)
+    for (count, _), paths in shards.items():
+        if len(paths) != int(count):
+            raise UserError(f"{folder}: {len(paths)} of {int(count)} parts of {name}; download the others")
+    return list(shards.values())
+
+
+def _files(name: Path, paths: list[Path], within: Path | None) -> Source:
+    @contextmanager
+    def opening(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
+        with records(path, within=within) as (found, sha256):
+            yield found, lambda: sha256
+
+    return Source(name, [(path, lambda path=path: opening(path)) for path in paths], numbered_by(paths[0]))
+
+
+def _classes(folder: Path) -> list[Path]:
+    """Folders of texts, one for each class, but for `unsup`: the labels of that are not known."""
+    folders = sorted(
+        path for path in folder.iterdir() if path.is_dir() and path.name != "unsup" and path.name[0] != "."
+    )
+    return folders if len(folders) > 1 and all(any(path.glob("[!.]*.txt")) for path in folders) else []
+
+
+def _tree(folder: Path, classes: list[Path], within: Path) -> Source:
+    """A text a file, in a folder for each class, as the IMDB corpus comes; in order of the class, then the number."""
+
+    @contextmanager
+    def opening(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
+        content = read_bytes(path, within=within)
+        record = {"text": decode(content, path), "label": path.parent.name}
+        named = f"{path.parent.name}/{path.name}\0".encode()
+        yield iter([(1, record)]), hashlib.sha256(named + content).hexdigest
+
+    paths = [path for one in classes for path in sorted(one.glob("[!.]*.txt"), key=_numbered)]
+    parts = [(path, lambda path=path: opening(path)) for path in paths]
+    return Source(folder, parts, "", {"label": tuple(path.name for path in classes)})
+
+
+def _numbered(path: Path) -> tuple[int, str]:
+    number = re.match(r"\d+", path.name)
+    return (int(number[0]) if number else -1), path.name
+
+
+def _rows(name: str, table: Iterable[Any], names: Mapping[str, tuple[str, ...]]) -> Source:
+    @contextmanager
+    def opening() -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
+        digest = hashlib.sha256()
+
+        def numbered() -> Iterator[Record]:
+            for number, record in enumerate(table, 1):
+                digest.update(json.dumps(record, sort_keys=True, default=str).encode())
+                yield number, record
+
+        yield numbered(), digest.hexdigest
+
+    return Source(name, [(name, opening)], "row", names)
+
+
+def _records_of(table: Any, name: str) -> Iterable[dict[str, Any]]:
+    if hasattr(table, "to_dict") and hasattr(table, "iloc"):  # a pandas frame
+        return table.to_dict("records")
+    if hasattr(table, "features"):
+        return table
+    rows = list(table)
+    names = {2: ("text", "label"), 3: ("text", "pair", "label")}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping) and not (isinstance(row, tuple | list) and len(row) in names):
+            raise UserError(f"{name}: row {number}: expected (text, label), (text, pair, label) or a dictionary")
+    return [dict(row) if isinstance(row, Mapping) else dict(zip(names[len(row)], row, strict=True)) for row in rows]
+
+
+def _features(table: Any) -> dict[str, tuple[str, ...]]:
+    """Label names that a table of `datasets` says, by column."""
+    found = {}
+    for column, feature in (getattr(table, "features", None) or {}).items():
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+        if names := getattr(inner, "names", None):
+            found[column] = tuple(names)
+    return found
