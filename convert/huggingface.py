@@ -17,6 +17,7 @@ from bert_jax.tensors import read_tensors, write_tensors
 
 from . import torch_file
 from .names import IGNORED, POSITION_IDS, TIED, canonical, rows
+from .runs import BEST, RECORD
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 """The demo's checkpoint, as the hub calls it."""
@@ -74,8 +75,8 @@ def locate(source: str, revision: str | None = None) -> Location:
         if revision is not None:
             raise UserError(f"{source} is a directory; --revision is for hub ids")
         directory = Path(source)
-        if (directory / "run.json").is_file() and (directory / "best").is_dir():  # of a training, its best model
-            directory /= "best"
+        if (directory / RECORD).is_file() and (directory / BEST).is_dir():  # of a training, its best model
+            directory /= BEST
         return Location(directory, str(directory.resolve()), None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
         raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")

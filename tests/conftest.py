@@ -59,6 +59,13 @@ def random_checkpoint(config: BertConfig, directory: Path, seed: int = 0) -> Che
     return Checkpoint(config, tensors, {"vocab.txt": (directory / "vocab.txt").read_bytes()}, {"source": "random"})
 
 
+def write_random(config: BertConfig, folder: Path) -> Path:
+    """The same as a native checkpoint, in `folder`/model."""
+    with files.new_directory(folder / "model") as scratch:
+        write(scratch, random_checkpoint(config, folder / "files"))
+    return folder / "model"
+
+
 def write_reviews(directory: Path, **counts: int) -> None:
     """Write so many made-up reviews, half of them bad, as NAME.tsv for each name."""
     for name, count in counts.items():

@@ -10,12 +10,11 @@ from benchmarks import figures, finetune, job, saving, worker
 from benchmarks.driver import Entry, Failed, Pool, Worker
 from benchmarks.figures import Round
 from benchmarks.workload import Examples, learning_rate
-from bert_jax import checkpoint, files
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.optimizer import linear_schedule
 from bert_jax.packing import Tokens
-from tests.conftest import ROOT, VOCABULARY, random_checkpoint
+from tests.conftest import ROOT, VOCABULARY, write_random
 from tests.test_structure import imports
 from train.batches import Batches, TokenSet
 
@@ -44,9 +43,7 @@ def encoder(tmp_path_factory):
         intermediate_size=40,
         max_position_embeddings=48,
     )
-    with files.new_directory(directory / "model") as scratch:
-        checkpoint.write(scratch, random_checkpoint(config, directory / "files"))
-    return directory / "model"
+    return write_random(config, directory)
 
 
 @pytest.fixture(scope="module")

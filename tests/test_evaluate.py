@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from bert_jax import checkpoint, files
+from bert_jax import checkpoint
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.predict import TextClassifier
-from tests.conftest import ROOT, random_checkpoint
+from tests.conftest import ROOT, write_random
 from tests.test_recipe import CONFIG
 from train import fine_tune
 from train.evaluate import main as evaluate
@@ -36,10 +36,7 @@ def rows(task, count=120):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    with files.new_directory(folder / "model") as scratch:
-        checkpoint.write(scratch, random_checkpoint(CONFIG, folder / "files"))
-    return folder / "model"
+    return write_random(CONFIG, tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module", params=[SINGLE_LABEL, MULTI_LABEL, REGRESSION])

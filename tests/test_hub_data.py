@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from tests.conftest import ROOT
+from tests.hub import HubHandler
 
 NAME = "someone/reviews"
 COMMITS = {"main": "a" * 40, "old": "b" * 40, "scripted": "c" * 40}
@@ -43,11 +44,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.root, self.log = root, []
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(HubHandler):
     server: Hub
-
-    def do_HEAD(self):
-        self.do_GET()
 
     def do_GET(self):
         url = urlsplit(self.path)
@@ -59,14 +57,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
                 return
             names = [{"rfilename": str(file.relative_to(self.server.root / commit))} for file in self.files(commit)]
-            self.json({"id": NAME, "sha": commit, "siblings": names, "private": False, "tags": [], "downloads": 0})
+            self.answer_json(
+                {"id": NAME, "sha": commit, "siblings": names, "private": False, "tags": [], "downloads": 0}
+            )
         elif path.startswith(f"{api}/tree/"):
             revision, _, folder = path.removeprefix(f"{api}/tree/").partition("/")
             commit = self.commit(revision)
             place = self.server.root / commit / folder
             recursive = parse_qs(url.query).get("recursive", ["false"])[0].lower() == "true"
             found = sorted(place.rglob("*") if recursive else place.iterdir()) if place.is_dir() else []
-            self.json([self.entry(commit, file) for file in found])
+            self.answer_json([self.entry(self.server.root / commit, file) for file in found])
         elif path.startswith(f"/datasets/{NAME}/resolve/"):
             revision, name = path.removeprefix(f"/datasets/{NAME}/resolve/").split("/", 1)
             commit = self.commit(revision)
@@ -89,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         commit = self.commit(path.rsplit("/", 1)[1])
         names = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
         files = [self.server.root / commit / name for name in names]
-        self.json([self.entry(commit, file) for file in files if file.exists()])
+        self.answer_json([self.entry(self.server.root / commit, file) for file in files if file.exists()])
 
     def commit(self, revision):
         found = COMMITS.get(revision, revision)
@@ -97,27 +97,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def files(self, commit):
         return sorted(path for path in (self.server.root / commit).rglob("*") if path.is_file())
-
-    def entry(self, commit, file):
-        name = str(file.relative_to(self.server.root / commit))
-        if file.is_dir():
-            return {"type": "directory", "path": name, "oid": "0" * 40}
-        oid = hashlib.sha1(file.read_bytes()).hexdigest()
-        return {"type": "file", "path": name, "size": file.stat().st_size, "oid": oid}
-
-    def json(self, data):
-        self.answer(json.dumps(data).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, body, headers, status=200):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def lines(rows):

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from bert_jax import checkpoint, files
+from bert_jax import checkpoint
 from bert_jax.config import BertConfig
 from bert_jax.optimizer import fine_tuning
 from bert_jax.parameters import build, depth_of, named_arrays
-from tests.conftest import VOCABULARY, random_checkpoint, write_reviews
+from tests.conftest import VOCABULARY, write_random, write_reviews
 from train import loop
 from train.config import parse
 from train.prepare import prepare
@@ -33,10 +33,7 @@ CONFIG = BertConfig(
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    with files.new_directory(folder / "model") as scratch:
-        checkpoint.write(scratch, random_checkpoint(CONFIG, folder / "files"))
-    return folder / "model"
+    return write_random(CONFIG, tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")

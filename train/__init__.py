@@ -41,6 +41,5 @@ def fine_tune(data: Any, *, quiet: bool = False, **options: Any) -> "dict[str, M
     check_writable(config.run_directory)
     tables = None if named else data if isinstance(data, Mapping) and "train" in data else {"train": data}
     prepared = prepare(config, tables)
-    for note in prepared.notes:
-        console.print(note, soft_wrap=True)
+    console.print(prepared.describe(), soft_wrap=True)
     return loop.run(config, prepared, console)

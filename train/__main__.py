@@ -1,6 +1,6 @@
 """`python -m train`: fine-tune a checkpoint; without arguments, MiniLM on the bundled reviews."""
 
-from bert_jax.command import printable, run
+from bert_jax.command import run
 from bert_jax.errors import UserError
 
 from .config import parse
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         check_writable(config.run_directory)
     prepared = prepare(config)
     if config.inspect:
-        print("\n".join(map(printable, "\n".join(prepared.notes).splitlines())))
+        print(prepared.describe())
         return 0
 
     from rich.console import Console
@@ -38,8 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         hosts.agree(config, prepared)
         console = Console(highlight=False, markup=False, quiet=not hosts.is_first())
-        for note in prepared.notes:
-            console.print("\n".join(map(printable, note.splitlines())), soft_wrap=True)
+        console.print(prepared.describe(), soft_wrap=True)
         loop.run(config, prepared, console)
     except Stopped as stopped:
         return 128 + stopped.number

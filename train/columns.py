@@ -63,10 +63,10 @@ def find(
     given = [text, pair, *(labels or [label])]
     for name, option in zip(given, ["text", "pair", *["label"] * (len(given) - 2)], strict=True):
         if name is not None and name not in columns:
-            near = difflib.get_close_matches(name, columns, 1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
             listed = ", ".join(columns)
-            raise UserError(f"{where}: no column {name!r}; there are: {listed}; --{option}-column{meant}")
+            raise UserError(
+                f"{where}: no column {name!r}; there are: {listed}; --{option}-column{did_you_mean(name, columns)}"
+            )
     if labels is None:
         taken = {name for name in (text, pair) if name}
         labels = (label or _label(where, [c for c in columns if c not in taken], sample),)
@@ -111,6 +111,12 @@ def label_of(task: str, record: dict[str, Any], columns: Sequence[str], separato
     return _class(name, value)
 
 
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """For the end of an error: the known name that is most like this one, or nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def shown(value: Any) -> str:
     """A value of the data, for a line of an error."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -130,15 +136,11 @@ def _label(where: object, columns: list[str], sample: Sequence[dict[str, Any]]) 
 def _texts(
     where: object, columns: list[str], sample: Sequence[dict[str, Any]], pair: str | None
 ) -> tuple[str, str | None]:
-    if pair is None:
-        lower = {column.lower(): column for column in reversed(columns)}
-        for one, other in PAIRS:
-            if one in lower and other in lower:
-                return lower[one], lower[other]
-    lower = {column.lower(): column for column in reversed(columns)}
+    lower = _by_lower(columns)
     for one, other in PAIRS:
-        if pair is not None and pair.lower() == other and one in lower:
-            return lower[one], pair
+        second = lower.get(other) if pair is None else pair if pair.lower() == other else None
+        if one in lower and second is not None:
+            return lower[one], second
     columns = [column for column in columns if column != pair]
     if found := _named(columns, TEXTS):
         return found, pair
@@ -148,8 +150,13 @@ def _texts(
     raise UserError(f"{where}: no text column; there are: {', '.join(sample[0])}; name it with --text-column")
 
 
+def _by_lower(columns: Sequence[str]) -> dict[str, str]:
+    """Each column by its name in lower case; of several, the first."""
+    return {column.lower(): column for column in reversed(columns)}
+
+
 def _named(columns: Sequence[str], known: Sequence[str]) -> str | None:
-    lower = {column.lower(): column for column in reversed(columns)}
+    lower = _by_lower(columns)
     return next((lower[name] for name in known if name in lower), None)
 
 

@@ -1,6 +1,5 @@
 """Labels as written to targets: class ids, rows of 0 and 1, or numbers; and weights of classes."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 
+from .columns import did_you_mean
 from .data import Data, Row, Split
 
 _Placed = tuple[Split, Row, Any]
@@ -109,10 +109,8 @@ def _labels(split: Split) -> Iterator[_Placed]:
 
 
 def _among(label: Any, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(label), names, 1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"expected one of {', '.join(names[:20])}{more}{meant}"
+    return f"expected one of {', '.join(names[:20])}{more}{did_you_mean(str(label), names)}"
 
 
 def _as_integer(label: Any) -> int | None:

@@ -10,6 +10,9 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 TASKS = {"single-label": SINGLE_LABEL, "multi-label": MULTI_LABEL, "regression": REGRESSION}
 """What `--task` says, and `problem_type` in a config."""
 
+TASK_NAMES = {kind: name for name, kind in TASKS.items()}
+"""The same the other way."""
+
 METRICS = {
     SINGLE_LABEL: ("accuracy", "macro_f1", "mcc", "loss"),
     MULTI_LABEL: ("macro_f1", "micro_f1", "map", "exact_match", "loss"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier
+from bert_jax.command import printable
 from bert_jax.config import CLASSIFIER, REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
@@ -18,7 +19,7 @@ from .batches import TokenSet
 from .config import TrainConfig
 from .data import Data, Split, read
 from .labels import class_weights, targets_of
-from .metrics import METRICS, TASKS
+from .metrics import METRICS, TASK_NAMES, TASKS
 from .preview import Lengths, preview
 
 
@@ -52,6 +53,10 @@ class Prepared(NamedTuple):
     task: str
     metric: str
     class_weights: np.ndarray | None = None
+
+    def describe(self) -> str:
+        """The notes, in lines to print."""
+        return "\n".join(map(printable, "\n".join(self.notes).splitlines()))
 
 
 def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Prepared:
@@ -138,9 +143,10 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
             f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "
             f"{','.join(network.labels)}; leave --labels out"
         )
-    said = next(name for name, kind in TASKS.items() if kind == task)
     if config.metric is not None and config.metric not in METRICS[task]:
-        raise UserError(f"--metric is {config.metric}; the task is {said}: expected one of {', '.join(METRICS[task])}")
+        raise UserError(
+            f"--metric is {config.metric}; the task is {TASK_NAMES[task]}: expected one of {', '.join(METRICS[task])}"
+        )
     if config.label_smoothing and task == REGRESSION:
         raise UserError("--label-smoothing is for classes, and this is a regression; leave it out")
     if config.freeze_layers > network.num_hidden_layers:

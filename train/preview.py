@@ -12,7 +12,7 @@ from bert_jax.config import MULTI_LABEL, REGRESSION
 from bert_jax.packing import Tokens
 
 from .data import Data, Row
-from .metrics import TASKS
+from .metrics import TASK_NAMES
 
 _SHOWN = 20
 """Labels listed, at most."""
@@ -49,8 +49,10 @@ def preview(
 
     `read` says of each split how long its examples are, and how many were cut to `max_length` tokens.
     """
-    said = next(name for name, kind in TASKS.items() if kind == data.task)
-    lines, cut = [f"task     {said}: {', '.join(names[:_SHOWN])}"], {name: count for name, (_, count) in read.items()}
+    lines, cut = (
+        [f"task     {TASK_NAMES[data.task]}: {', '.join(names[:_SHOWN])}"],
+        {name: count for name, (_, count) in read.items()},
+    )
     for name, split in data.splits.items():
         columns = f": {split.columns.describe()}" if split.columns else ""
         skipped = f", {split.skipped:,} bad rows skipped" if split.skipped else ""

@@ -1,8 +1,6 @@
 """Hub ids, against a small hub on this machine: what is asked of it, pinned and recorded."""
 
-import hashlib
 import http.server
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +14,7 @@ import pytest
 from bert_jax.files import read_json, sha256
 from bert_jax.tensors import read_tensors
 from tests.conftest import ROOT
+from tests.hub import HubHandler
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"
 REPOSITORY = "someone/tiny-bert"
@@ -48,11 +47,8 @@ class Hub(http.server.ThreadingHTTPServer):
         return {path.rsplit("/", 1)[1] for _, path in self.log if "/resolve/" in path}
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(HubHandler):
     server: Hub
-
-    def do_HEAD(self):
-        self.do_GET()
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
@@ -78,26 +74,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.refuse("RepoNotFound")
 
-    def entry(self, folder: Path, file: Path) -> dict:
-        oid = hashlib.sha1(file.read_bytes()).hexdigest()
-        return {"type": "file", "path": str(file.relative_to(folder)), "size": file.stat().st_size, "oid": oid}
-
-    def answer_json(self, data) -> None:
-        self.answer(json.dumps(data).encode(), {"Content-Type": "application/json"})
-
     def refuse(self, code: str) -> None:
         self.answer(b"", {"X-Error-Code": code}, status=404)
-
-    def answer(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
