@@ -128,6 +128,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
+    except RuntimeError as error:
+        if "jaxlib version was built using" not in str(error) and "jaxlib was built using" not in str(error):
+            raise
+        print("error: this processor lacks AVX, which JAX needs: jaxlib is built for it", file=sys.stderr)
+        code = 2
     except BrokenPipeError:
         # The interpreter flushes stdout at exit and would complain about the same pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from bert_jax.compilation import compiler_options
 from bert_jax.heads import SequenceClassifier
 from bert_jax.packing import Rows, Tokens, prediction_batches
 
@@ -25,7 +26,11 @@ def make_apply(
 
     `out_shardings` says where the logits are to lie, if not where the compiler leaves them.
     """
-    return jax.jit(lambda params, rows: nnx.merge(graphdef, params)(rows), out_shardings=out_shardings)
+    return jax.jit(
+        lambda params, rows: nnx.merge(graphdef, params)(rows),
+        out_shardings=out_shardings,
+        compiler_options=compiler_options(),
+    )
 
 
 def batch_tokens() -> int:

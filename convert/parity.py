@@ -2,10 +2,11 @@
 
 Compares token ids, embeddings, every layer, pooled output, logits, loss, gradients and one AdamW
 step with transformers on torch in float64, and prints the largest errors beside those torch itself
-makes in float32. Without torch, a reference file made earlier
-(--save-reference) takes its place.
+makes in float32 on this processor. Without torch, a reference file made earlier (--save-reference)
+takes its place: it holds torch's worst errors over the processor's instruction sets.
 """
 
+import functools
 import importlib.util
 import sys
 import tempfile
@@ -23,18 +24,30 @@ from bert_jax.files import new_directory, replacing
 from bert_jax.packing import Rows, assign, pack
 from bert_jax.tokenizer import Tokenizer, check_max_length
 
-from . import conversion, huggingface, reference
+from . import conversion, huggingface, reference, torch_answers
 from .conversion import Conversion
 from .reference import Error, Quantity, Reference
 
-RMS_RATIO, LARGEST_RATIO = 1.5, 2.0
+RMS_RATIO, LARGEST_RATIO = 1.25, 2.0
 """Our error over torch's own, in the mean square and in the largest element, float32 and bfloat16."""
 
-GRADIENT_RATIO, GRADIENT_SHARE = 2.0, 1e-7
+RMS_FLOOR, LARGEST_FLOOR = 0.75, 4.0
+"""In units in the last place of an array's rms (2^-23 of it): where torch's own errors are smaller, by luck, they count
+as these. One LayerNorm alone makes errors of 0.7 units in the mean square and 6 at most."""
+
+GRADIENT_RATIO, GRADIENT_SHARE = 1.5, 1e-7
 """A gradient's error: this times torch's own, plus this share of the global gradient norm."""
 
-STEP_BOUND = 1e-7
-"""After one AdamW step from the same gradients, as atol and rtol: about one float32 unit."""
+STEP_BOUND, STEP_SHARE = 0.75, 2e-5
+"""After one AdamW step from the same gradients: units in the last place of a parameter, of which rounding the sum
+takes half of one, plus this share of the learning rate."""
+
+MISSED = """\
+What this means: the numbers named are further from float64 than torch's own float32 numbers are, by more than
+rounding explains. Training and labels rarely change by it, but this processor or these versions compute
+something that was not met before. What to do: run `python -m convert.parity` with torch installed, which compares
+on this processor; if that misses too, report its table with the output of
+`python -c "import jax; jax.print_environment_info()"`."""
 
 PROBE_LABELS = tuple(str(i) for i in range(16))
 """Logits of an encoder alone: enough for the largest error among them to mean something."""
@@ -78,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     compared.add_argument("--max-length", type=int, default=128, metavar="N", help="cut the texts to N tokens")
     against = parser.add_argument_group("with what")
     against.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
-    against.add_argument("--save-reference", type=Path, metavar="FILE", help="write what torch says to this file")
+    against.add_argument(
+        "--save-reference", type=Path, metavar="FILE", help="write what torch says, with each instruction set, here"
+    )
     args = parser.parse_args(argv)
     if args.reference and args.save_reference:
         raise UserError("give --reference or --save-reference, not both")
@@ -95,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         check_max_length(args.max_length, read.checkpoint.config)
         against = ask_torch(read, max_length=args.max_length, sample=False)
         if args.save_reference:
-            save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True))
+            save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True, sweep=True))
     return report(args.source, list(compare(probed, read.tokenizer, against)))
 
 
@@ -110,8 +125,11 @@ def with_probe(checkpoint: Checkpoint) -> Checkpoint:
     return with_classifier(checkpoint, PROBE_LABELS, seed=0)[0]
 
 
-def ask_torch(read: Conversion, *, max_length: int, sample: bool) -> Reference:
-    """A live reference; a native checkpoint is exported first, for transformers to read."""
+def ask_torch(read: Conversion, *, max_length: int, sample: bool, sweep: bool = False) -> Reference:
+    """A live reference; a native checkpoint is exported first, for transformers to read.
+
+    With `sweep`, torch's errors are the worst over the instruction sets of this processor.
+    """
     probed = with_probe(read.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         directory = read.location.directory
@@ -119,7 +137,8 @@ def ask_torch(read: Conversion, *, max_length: int, sample: bool) -> Reference:
             directory = Path(scratch) / "hf"
             with new_directory(directory) as new:
                 huggingface.write(new, read.checkpoint)
-        return reference.make(directory, probed, max_length=max_length, sample=sample)
+        ask = torch_answers.sweep if sweep else torch_answers.make
+        return ask(directory, probed, max_length=max_length, sample=sample)
 
 
 def save(path: Path, made: Reference) -> None:
@@ -131,17 +150,19 @@ def save(path: Path, made: Reference) -> None:
         raise UserError(f"{path}: cannot write there: {failure.strerror}") from None
 
 
-def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") -> Answers:
+def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32", gradients: bool = True) -> Answers:
     """Run our model on packed rows, as users run it, products in true `dtype`.
 
-    Forward quantities have the shapes of the reference's; gradients are of the float32 loss.
+    Forward quantities have the shapes of the reference's; loss and its gradients are computed where asked for.
     """
     import jax
     from flax import nnx
 
+    from bert_jax.compilation import compiler_options
     from bert_jax.heads import SequenceClassifier, cross_entropy
     from bert_jax.parameters import build, named_arrays
 
+    compiled = functools.partial(jax.jit, compiler_options=compiler_options())
     lengths = [len(example.input_ids) for example in tokens]
     row_length = max(64, 1 << (max(lengths) - 1).bit_length())
     placed = assign(lengths, row_length)
@@ -152,7 +173,7 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
         model = build(checkpoint.config, checkpoint.tensors, dtype)
         graphdef, params = nnx.split(model)
 
-        @jax.jit
+        @compiled
         def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
             whole = nnx.merge(graphdef, params)
             bert = whole.bert if isinstance(whole, SequenceClassifier) else whole
@@ -165,12 +186,12 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
 
         found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
         found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
-        if not isinstance(model, SequenceClassifier):
+        if not (gradients and isinstance(model, SequenceClassifier)):
             return Answers(found, {})
         labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
         weights = np.ones(len(tokens), np.float32)
 
-        @jax.jit
+        @compiled
         def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
             def loss(params: nnx.State) -> jax.Array:
                 classifier = cast(SequenceClassifier, nnx.merge(graphdef, params))
@@ -178,9 +199,9 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32") ->
 
             return jax.value_and_grad(loss)(params)
 
-        loss, gradients = loss_and_gradients(params, rows)
+        loss, slopes = loss_and_gradients(params, rows)
         found["loss"] = np.asarray(loss)
-        return Answers(found, {name: np.asarray(x) for name, x in named_arrays(gradients).items()})
+        return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
 
 
 def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) -> Iterator[Finding]:
@@ -197,13 +218,13 @@ def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) ->
     if wrong:
         return  # every array below would differ for this reason alone
 
-    single = answer(checkpoint, tokens)
+    single = answer(checkpoint, tokens, gradients="loss" in against.forward)
     for name, quantity in against.forward.items():
         yield _forward(name, single.forward[name], quantity, quantity.torch_error)
     if against.gradients:
         yield from _gradients(single.gradients, against)
         yield _adamw_step(against)
-    half = answer(checkpoint, tokens, "bfloat16")
+    half = answer(checkpoint, tokens, "bfloat16", gradients=False)
     for name in ("logits",) if "logits" in against.forward else (list(against.forward)[-1],):
         quantity = against.forward[name]
         if quantity.torch_bfloat16_error is not None:
@@ -212,10 +233,12 @@ def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) ->
 
 def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> Finding:
     found = reference.error(quantity.of(ours) - quantity.values)
-    if name == "loss":  # one number: torch may be right to the last bit by luck, so allow two units there
-        bound = LARGEST_RATIO * torch.largest + 2 * float(np.spacing(np.float32(quantity.values)))
-        return Finding(name, found, torch, "2x, or 2 ulp", found.largest <= bound)
-    holds = found.rms <= RMS_RATIO * torch.rms and found.largest <= LARGEST_RATIO * torch.largest
+    # torch may be right to the last bit by luck, in a loss above all, which is one number.
+    unit = reference.error(quantity.values).rms * 2.0**-23
+    rms, largest = max(torch.rms, RMS_FLOOR * unit), max(torch.largest, LARGEST_FLOOR * unit)
+    if name == "loss":
+        return Finding(name, found, torch, f"{LARGEST_RATIO:g}x", found.largest <= LARGEST_RATIO * largest)
+    holds = found.rms <= RMS_RATIO * rms and found.largest <= LARGEST_RATIO * largest
     return Finding(name, found, torch, f"{RMS_RATIO}x rms, {LARGEST_RATIO:g}x max", holds)
 
 
@@ -227,7 +250,16 @@ def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Find
         found = reference.error(quantity.of(ours[name]) - quantity.values)
         bound = GRADIENT_RATIO * quantity.torch_error.norm + GRADIENT_SHARE * norm
         findings.append(
-            (found.norm / bound, Finding(name, found, quantity.torch_error, "2x norm + 1e-7", found.norm <= bound))
+            (
+                found.norm / bound,
+                Finding(
+                    name,
+                    found,
+                    quantity.torch_error,
+                    f"{GRADIENT_RATIO:g}x norm + {GRADIENT_SHARE:g}",
+                    found.norm <= bound,
+                ),
+            )
         )
     missed = [finding for share, finding in findings if not finding.holds]
     for finding in missed or [max(findings, key=lambda pair: pair[0])[1]]:
@@ -259,11 +291,16 @@ def _adamw_step(against: Reference) -> Finding:
     updates, _ = optimizer.update(gradients, optimizer.init(before), before)
     after = cast(dict[str, jnp.ndarray], optax.apply_updates(before, updates))
     differences = [
-        (np.asarray(after[name]).reshape(pair[1].shape) - pair[1]) / (1 + np.abs(pair[1]))
+        (np.asarray(after[name]).reshape(pair[1].shape) - pair[1]) / _unit(pair[1])
         for name, pair in against.steps.items()
     ]
     found = reference.error(np.concatenate([d.ravel() for d in differences]))
-    return Finding("one AdamW step", found, Error(0, 0, 0), f"{STEP_BOUND:g}", found.largest <= STEP_BOUND)
+    return Finding("one AdamW step", found, Error(0, 0, 0), f"{STEP_BOUND:g} ulp + lr", found.largest <= 1)
+
+
+def _unit(exact: np.ndarray) -> np.ndarray:
+    """How far each parameter may be from `exact` after a step."""
+    return STEP_BOUND * np.spacing(np.abs(exact).astype(np.float32)) + STEP_SHARE * reference.LEARNING_RATE
 
 
 def report(source: str, findings: list[Finding]) -> int:
@@ -292,6 +329,8 @@ def report(source: str, findings: list[Finding]) -> int:
         if missed
         else "parity: all bounds hold"
     )
+    if missed:
+        print(MISSED)
     return 1 if missed else 0
 
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.compilation import compiler_options
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.heads import example_losses
@@ -246,7 +247,7 @@ class Trainer:
                 )
             else:
                 out = self.shardings, self.layout.everywhere()
-                made = jax.jit(make(), donate_argnums=0, out_shardings=out)
+                made = jax.jit(make(), donate_argnums=0, out_shardings=out, compiler_options=compiler_options())
             self.compiled[num_rows] = made
         return self.compiled[num_rows]
 

@@ -131,11 +131,11 @@ def main() -> None:
         directory = ODD / name
         write_checkpoint(directory, seed, changes, form)
         read = conversion.read(str(directory))
-        made = parity.ask_torch(read, max_length=128, sample=True)
+        made = parity.ask_torch(read, max_length=128, sample=True, sweep=True)
         reference.save(directory / "reference.safetensors", made)
         print(name, json.dumps(changes))
     read = conversion.read(huggingface.MINILM)
-    reference.save(MINILM, parity.ask_torch(read, max_length=512, sample=True))
+    reference.save(MINILM, parity.ask_torch(read, max_length=512, sample=True, sweep=True))
 
 
 if __name__ == "__main__":
