@@ -38,7 +38,7 @@ def main(names: list[str]) -> None:
         for finding in parity.compare(
             parity.with_probe(read.checkpoint), read.tokenizer, few(against, FEW) if minilm else against
         ):
-            print(json.dumps([name, finding.name, finding.holds, finding.ours, finding.torch]), flush=True)
+            print(json.dumps([name, finding.name, bool(finding.holds), finding.ours, finding.torch]), flush=True)
 
 
 if __name__ == "__main__":
