@@ -42,6 +42,7 @@ class _Plan(NamedTuple):
     block: int  # queries, and keys, of one tile
     blocks: int  # blocks of a row
     heads: int  # heads of one program
+    warps: int  # of one program, on a GPU
     rate: float
     backend: Backend
     precision: lax.PrecisionLike  # of products
@@ -67,17 +68,20 @@ def _plan(qkv: Array, heads: int, rate: float, backend: Backend, precision: lax.
     if not takes(length, size, backend):
         able = f"T of 16, 32 .. {longest(backend)} and K of 16, 32, 64 or 128"
         raise ValueError(f"fused attention ({backend}) takes {able}, not T={length} and K={size}")
+    how = _KERNEL_PRECISION.get((backend, precision), precision)
     if backend == "mosaic":
         # VMEM holds the scores of whole rows, and programs read 128 lanes, or all there are.
-        block, together = length, 128 // size
+        block, together, warps = length, 128 // size, 0
     else:
-        # Triton's tiles are powers of two, and larger ones spill registers; but a row of 128 in one
-        # tile spills little, and its scores and bits are computed once a pass, not twice.
+        # Triton's tiles are powers of two, and larger ones spill registers (RECORDS.md has the compiler's counts); but
+        # a row of 128 in one tile spills little, and its scores and bits are computed once a pass, not twice.
         large = length == 128 and qkv.dtype.itemsize == 2 and size <= 64
-        block = 128 if large else min(length & -length, 64)
+        thrice = how == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+        block = 128 if large else min(length & -length, 32 if thrice else 64)
         together = 1 if backend == "triton" else 128 // size
-    how = _KERNEL_PRECISION.get((backend, precision), precision)
-    return _Plan(length, size, block, length // block, heads if heads % together else together, rate, backend, how)
+        warps = 8 if large or (qkv.dtype.itemsize == 4 and block >= 32) else 4
+    together = heads if heads % together else together
+    return _Plan(length, size, block, length // block, together, warps, rate, backend, how)
 
 
 def _part(seen: _Inputs, i: int, place, lanes):
@@ -207,7 +211,7 @@ def _compiler(plan: _Plan) -> tuple[Any, Any]:
     if plan.backend == "triton":
         from jax.experimental.pallas import triton
 
-        return triton.CompilerParams(num_warps=8 if plan.block == 128 else 4, num_stages=2), None
+        return triton.CompilerParams(num_warps=plan.warps, num_stages=2), None
     return None, None
 
 

@@ -56,8 +56,9 @@ def test_what_a_device_computes_is_the_plain_formula_in_tiles_of_all_kinds(monke
     from bert_jax.fused_attention import _plan
 
     qkv = [jnp.zeros((1, case.length, 3, 256), case.dtype) for case in CASES]
-    plans = [_plan(x, 256 // case.head_size, 0.1, "triton", None) for x, case in zip(qkv, CASES, strict=True)]
-    assert [plan.blocks for plan in plans] == [1, 3]
+    how = [None, jax.lax.Precision.HIGHEST]
+    plans = [_plan(x, 256 // c.head_size, 0.1, "triton", p) for x, c, p in zip(qkv, CASES, how, strict=True)]
+    assert [plan.blocks for plan in plans] == [1, 6]
     monkeypatch.setattr(kernel_check, "_CASES", CASES)
     monkeypatch.setattr(kernel_check, "_WIDTH", 64)
     assert kernel_check._difference("interpret") == ""
