@@ -46,6 +46,7 @@ class Case:
     """One contender at one piece of work; `seconds` is what it should need on an H100, start and compilation included.
 
     `kind` and `argument` are those of `driver.Entry`. With `epoch`, a whole epoch is timed at the end if it is short.
+    `scan` is that of `train.step.train_steps`.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class Case:
     seconds: float
     attention: str = "auto"
     epoch: bool = False
+    scan: int | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +117,9 @@ CASES: tuple[Case, ...] = (
     _ours(LARGE_BATCH, 40, "plain attention", attention="plain"),
     _ours(SMALL_BATCH, 40, "packed rows of 96", "packed-96"),
     _torch(SMALL_BATCH, 60, "longest", compiled=True),
+    # A loop whose end the host must ask for, against loops of known length: what CUDA graphs make of each.
+    _ours(SMALL_BATCH, 40, "scanned", scan=1),
+    _ours(SMALL_BATCH, 100, "scanned by 4", scan=4),
     _torch(NOTEBOOK, 60, "128", compiled=True),
     _ours("base sst2 256 bfloat16", 40),
     _torch(MINILM, 15, "longest"),
@@ -157,6 +162,8 @@ def make_job(directory: Path, case: Case, tiny: bool, seed: int, source: tuple[s
         "attention": case.attention,
         "one_shape": True,
     }
+    if case.scan is not None:  # a CPU, which takes one step at a time, is to show these loops too
+        settings |= {"scan": case.scan, "window": 4 if tiny else 16}
     if case.model == CHECKPOINT:
         assert source is not None
         return job.make(directory, *source, {**settings, "max_length": 128})

@@ -77,9 +77,12 @@ def table(found: Mapping[str, Any]) -> list[dict[str, str]]:
         for who, how in (("torch.compile", "torch.compile"), ("torch", "eager")):
             names = ours, f"{LARGE_BATCH} {who} {layout}"
             row(f"the first, times torch's speed: {words}, sdpa, {how}", names, speed)
+    ours_small = f"{SMALL_BATCH} ours"
     for who, how in (("torch", "torch, eager"), ("torch.compile", "torch.compile")):
-        names = f"{SMALL_BATCH} ours", f"{SMALL_BATCH} {who} longest"
+        names = ours_small, f"{SMALL_BATCH} {who} longest"
         row(f"batch 32, times the steps/s of {how}, padded to the longest", names, steps)
+    for who, how in (("scanned", "a scan"), ("scanned by 4", "a scan of 4 steps at a time")):
+        row(f"the same, ours as {how}, times the steps/s of a while loop", (f"{SMALL_BATCH} {who}", ours_small), steps)
     row("20,000 x 128 tokens, BERT-base, batch 32: an epoch", (f"{NOTEBOOK} ours",), _epoch)
     for who, how in (("torch", "torch, eager"), ("torch.compile", "torch.compile")):
         row(f"the same, {how}", (f"{NOTEBOOK} {who} 128",), _epoch)

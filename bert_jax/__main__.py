@@ -13,7 +13,7 @@ from typing import BinaryIO, TextIO
 
 from bert_jax.checkpoint import read_classifier
 from bert_jax.command import Parser, run
-from bert_jax.config import is_whole
+from bert_jax.config import PRECISIONS, is_whole
 from bert_jax.errors import UserError
 from bert_jax.files import new_file
 from bert_jax.tokenizer import LONG_TEXTS, check_max_length
@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
         "--long-texts", choices=LONG_TEXTS, help="what is read of longer texts (default: as in training)"
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="highest", help="how exactly float32 is multiplied on GPU and TPU"
+    )
     args = parser.parse_args(argv)
 
     if args.texts and args.input:
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         from bert_jax.predict import TextClassifier
 
         use_cache()
-        classifier = TextClassifier(checkpoint, tokenizer, args.dtype)
+        classifier = TextClassifier(checkpoint, tokenizer, args.dtype, args.precision)
         interactive = lines is not None and lines.isatty()
         name = args.input or "standard input"
         texts = args.texts if lines is None else _texts(lines, name)

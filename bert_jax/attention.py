@@ -5,21 +5,37 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy import ndarray
 
-from bert_jax.config import BertConfig
+from bert_jax.config import PRECISIONS, BertConfig
 from bert_jax.dropout import dropout, places
-from bert_jax.fused_attention import fused_attention, takes
+from bert_jax.errors import UserError
+from bert_jax.kernel_check import agrees
 
 
-def linear(config: BertConfig, inputs: int, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def products(dtype: jnp.dtype, precision: str) -> lax.Precision | None:
+    """What XLA is told of matrix products in this dtype, where `precision` (`config.PRECISIONS`) is asked for.
+
+    None for bfloat16: products of such numbers are exact in float32, and every device adds them up in it. Raises
+    `UserError` for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    return lax.Precision(precision) if dtype == jnp.float32 else None
+
+
+def linear(
+    config: BertConfig, inputs: int, outputs: int, dtype: jnp.dtype, precision: str, rngs: nnx.Rngs
+) -> nnx.Linear:
     """A dense layer with a bias, initialised as BERT's: kernel normal(0, initializer_range)."""
     return nnx.Linear(
         inputs,
         outputs,
         dtype=dtype,
+        precision=products(dtype, precision),
         param_dtype=jnp.float32,
         kernel_init=nnx.initializers.normal(config.initializer_range),
         rngs=rngs,
@@ -43,24 +59,42 @@ def plain_attention(
     segment_ids: Int[Array, "B T"],
     words: UInt32[Array, "2"] | None,
     rate: float,
+    precision: lax.Precision | None = None,
 ) -> Float[Array, "B T H K"]:
     """Attention among the tokens of an example, in XLA's own operations; the softmax is float32."""
-    scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+    scores = jnp.einsum("bthk,bshk->bhts", query, key, precision=precision).astype(jnp.float32)
+    scores *= query.shape[-1] ** -0.5
     # A finite value: with -inf, a fully masked row would be NaN.
     scores = jnp.where(segment_mask(segment_ids), scores, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), rate, words).astype(query.dtype)
-    return jnp.einsum("bhts,bshk->bthk", weights, value)
+    return jnp.einsum("bhts,bshk->bthk", weights, value, precision=precision)
+
+
+def longest(kernel: str) -> int:
+    """Tokens of the longest row that the fused kernel takes; on a TPU whole rows of scores lie in its fast memory."""
+    return 512 if kernel == "mosaic" else 65536
+
+
+def takes(length: int, head_size: int, kernel: str) -> bool:
+    """Whether the fused kernel takes rows of `length` tokens and heads of `head_size` numbers."""
+    return length % 16 == 0 and length <= longest(kernel) and head_size in (16, 32, 64, 128)
+
+
+def fused_here() -> str | None:
+    """The fused kernel for this machine's kind of device, and None for a CPU."""
+    return {"gpu": "triton", "tpu": "mosaic"}.get(jax.default_backend())
 
 
 def kernel_for(name: str, length: int, head_size: int) -> str:
     """The attention that is used where `name` (one of `config.ATTENTION`) is asked for.
 
-    `auto` is the fused kernel on GPU and TPU for the shapes that it takes, and "plain" elsewhere.
+    `auto` is the fused kernel on GPU and TPU for the shapes that it takes, where it has agreed with the plain formula
+    on this kind of device (`kernel_check.agrees`), and "plain" elsewhere. A kernel asked for by name is used as it is.
     """
     if name != "auto":
         return name
-    fused = {"gpu": "triton", "tpu": "mosaic"}.get(jax.default_backend(), "plain")
-    return fused if fused != "plain" and takes(length, head_size, fused) else "plain"
+    fused = fused_here()
+    return fused if fused and takes(length, head_size, fused) and agrees(fused) else "plain"
 
 
 class Attention(nnx.Module):
@@ -69,12 +103,21 @@ class Attention(nnx.Module):
     Source: "Attention is all you need", 3.2; transformers' `BertSelfAttention`.
     """
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        dtype: jnp.dtype,
+        precision: str = "highest",
+        attention: str = "auto",
+        rngs: nnx.Rngs,
+    ):
         size = config.hidden_size
-        self.query = linear(config, size, size, dtype, rngs)
-        self.key = linear(config, size, size, dtype, rngs)
-        self.value = linear(config, size, size, dtype, rngs)
-        self.output = linear(config, size, size, dtype, rngs)
+        self.query = linear(config, size, size, dtype, precision, rngs)
+        self.key = linear(config, size, size, dtype, precision, rngs)
+        self.value = linear(config, size, size, dtype, precision, rngs)
+        self.output = linear(config, size, size, dtype, precision, rngs)
+        self.precision = products(dtype, precision)
         self.heads, self.head_size = config.num_attention_heads, config.head_size
         self.rate = config.attention_probs_dropout_prob
         self.attention = attention
@@ -90,20 +133,24 @@ class Attention(nnx.Module):
         parts = (self.query, self.key, self.value)
         kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
         bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
-        product = jnp.einsum("btd,dne->btne", x, kernel)
+        product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
         segments = jnp.asarray(segment_ids)
         how = kernel_for(self.attention, x.shape[1], self.head_size)
         if how == "plain":
             apart = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
             query, key, value = jnp.moveaxis(apart, 2, 0)
-            mixed = plain_attention(query, key, value, segments, words, self.rate)
+            mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
         else:
-            mixed = _fused(product, bias, segments, words, self.heads, rate=self.rate, backend=how)
+            how_exactly = {"rate": self.rate, "backend": how, "precision": self.precision}
+            mixed = _fused(product, bias, segments, words, self.heads, **how_exactly)
         return self.output(mixed.reshape(x.shape))
 
 
 def _fused(qkv, biases, segment_ids, words, heads: int, **settings) -> Array:
     """The fused kernel, on each device's rows and heads where there is a mesh."""
+    # Imported where it is used: a JAX that moves Pallas breaks nobody who does without it.
+    from bert_jax.fused_attention import fused_attention
+
     rows, length = segment_ids.shape
     first = places((rows, heads)) * jnp.uint32(length * length)
     run = functools.partial(fused_attention, **settings)

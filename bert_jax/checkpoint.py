@@ -213,12 +213,13 @@ def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Token
     return checkpoint, tokenizer
 
 
-def load(directory: Path | str, dtype: Any = "float32") -> "SequenceClassifier | Model":
+def load(directory: Path | str, dtype: Any = "float32", precision: str = "highest") -> "SequenceClassifier | Model":
     """Load a native checkpoint as a model: a `SequenceClassifier` where it has a classifier.
 
-    Parameters become float32 whatever they are stored in; `dtype` is what products compute in.
+    Parameters become float32 whatever they are stored in; `dtype` is what products compute in, and `precision`
+    (`bert_jax.config.PRECISIONS`) how exactly they do it in float32.
     """
     from bert_jax.parameters import build
 
     checkpoint = read(directory, hashed=False)
-    return build(checkpoint.config, checkpoint.tensors, dtype)
+    return build(checkpoint.config, checkpoint.tensors, dtype, precision=precision)

@@ -65,6 +65,25 @@ def use_cache() -> Path | None:
     return directory
 
 
+def directory() -> Path | None:
+    """The compilation cache that JAX uses now, if it is a directory that nobody else can write to."""
+    import jax
+
+    named = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if not named or not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    try:
+        return Path(named) if Path(named).is_dir() and _is_ours(Path(named)) else None
+    except OSError:
+        return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else but the system's own user can write there."""
+    found = path.stat()
+    return not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and found.st_uid in (os.geteuid(), 0)
+
+
 def _place() -> Path:
     if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(given)
@@ -79,8 +98,7 @@ def _private(top: Path) -> Path:
     directory = top / _processor()
     for path in (top, directory):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid not in (os.geteuid(), 0):
+        if not _is_ours(path):
             raise UserError(
                 f"{path}: others can write to this compilation cache, which holds programs that will be run; "
                 f"chmod go-w it if it is yours, or name another by JAX_COMPILATION_CACHE_DIR"

@@ -1,6 +1,7 @@
 """The stack of L transformer layers."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,19 @@ class Layer(nnx.Module):
     Source: BERT paper, section 3; transformers' `BertLayer` (post-norm).
     """
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, attention: str = "auto", rngs: nnx.Rngs):
-        self.attention = Attention(config, dtype=dtype, attention=attention, rngs=rngs)
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        dtype: jnp.dtype,
+        precision: str = "highest",
+        attention: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.attention = Attention(config, dtype=dtype, precision=precision, attention=attention, rngs=rngs)
         self.attention_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.intermediate = linear(config, config.hidden_size, config.intermediate_size, dtype, rngs)
-        self.output = linear(config, config.intermediate_size, config.hidden_size, dtype, rngs)
+        self.intermediate = linear(config, config.hidden_size, config.intermediate_size, dtype, precision, rngs)
+        self.output = linear(config, config.intermediate_size, config.hidden_size, dtype, precision, rngs)
         self.output_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         activation = ACTIVATIONS[config.hidden_act]
         # Backwards the activation is computed again from the product: of all the arrays of F
@@ -54,7 +63,8 @@ class Layer(nnx.Module):
         inside, after, last = (None, None, None) if words is None else words
         attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
         x = self.attention_norm(attended + x)
-        product = x @ self.intermediate.kernel[...].astype(x.dtype)
+        kernel = self.intermediate.kernel[...].astype(x.dtype)
+        product = jnp.matmul(x, kernel, precision=self.intermediate.precision)
         bias = self.intermediate.bias
         assert bias is not None  # `linear` makes one
         grown = self._activate(product, bias[...].astype(x.dtype))
@@ -73,13 +83,15 @@ class Encoder(nnx.Module):
         config: BertConfig,
         *,
         dtype: jnp.dtype,
+        precision: str = "highest",
         attention: str = "auto",
         remat: bool = False,
         frozen: int | None = None,
         rngs: nnx.Rngs,
     ):
         count = config.num_hidden_layers
-        self.layers = nnx.List([Layer(config, dtype=dtype, attention=attention, rngs=rngs) for _ in range(count)])
+        how: dict[str, Any] = {"dtype": dtype, "precision": precision, "attention": attention}
+        self.layers = nnx.List([Layer(config, **how, rngs=rngs) for _ in range(count)])
         self.remat, self.frozen = remat, frozen
 
     def __call__(

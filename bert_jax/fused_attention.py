@@ -15,15 +15,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu, triton
 from jaxtyping import Array, Float, Int, UInt32
 
+from bert_jax.attention import longest, takes
 from bert_jax.dropout import kept
 
 Backend = Literal["triton", "mosaic", "interpret"]
 
 # A finite value: with -inf, a fully masked block would be NaN.
 _MASKED = float(jnp.finfo(jnp.float32).min)
+
+
+# Mosaic has no products of three passes. Triton's float32 products without tensor cores take minutes to compile and
+# spill; three of TF32 are about as exact (`kernel_check` holds them to it).
+_KERNEL_PRECISION = {
+    ("mosaic", lax.Precision.HIGH): lax.Precision.HIGHEST,
+    ("triton", lax.Precision.HIGHEST): lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
+}
 
 
 class _Plan(NamedTuple):
@@ -34,8 +42,10 @@ class _Plan(NamedTuple):
     block: int  # queries, and keys, of one tile
     blocks: int  # blocks of a row
     heads: int  # heads of one program
+    warps: int  # of one program, on a GPU
     rate: float
     backend: Backend
+    precision: lax.PrecisionLike  # of products
 
 
 class _Inputs(NamedTuple):
@@ -52,31 +62,26 @@ class _Inputs(NamedTuple):
     d_out: Any = None
 
 
-def takes(length: int, head_size: int, backend: str) -> bool:
-    """Whether the kernel takes rows of `length` tokens and heads of `head_size` numbers."""
-    return length % 16 == 0 and length <= _limit(backend) and head_size in (16, 32, 64, 128)
-
-
-def _limit(backend: str) -> int:
-    return 512 if backend == "mosaic" else 65536
-
-
-def _plan(qkv: Array, heads: int, rate: float, backend: Backend) -> _Plan:
+def _plan(qkv: Array, heads: int, rate: float, backend: Backend, precision: lax.Precision | None) -> _Plan:
     _, length, _, width = qkv.shape
     size = width // heads
     if not takes(length, size, backend):
-        able = f"T of 16, 32 .. {_limit(backend)} and K of 16, 32, 64 or 128"
+        able = f"T of 16, 32 .. {longest(backend)} and K of 16, 32, 64 or 128"
         raise ValueError(f"fused attention ({backend}) takes {able}, not T={length} and K={size}")
+    how = _KERNEL_PRECISION.get((backend, precision), precision)
     if backend == "mosaic":
         # VMEM holds the scores of whole rows, and programs read 128 lanes, or all there are.
-        block, together = length, 128 // size
+        block, together, warps = length, 128 // size, 0
     else:
-        # Triton's tiles are powers of two, and larger ones spill registers; but a row of 128 in one
-        # tile spills little, and its scores and bits are computed once a pass, not twice.
+        # Triton's tiles are powers of two, and larger ones spill registers (RECORDS.md has the compiler's counts); but
+        # a row of 128 in one tile spills little, and its scores and bits are computed once a pass, not twice.
         large = length == 128 and qkv.dtype.itemsize == 2 and size <= 64
-        block = 128 if large else min(length & -length, 64)
+        thrice = how == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+        block = 128 if large else min(length & -length, 32 if thrice else 64)
         together = 1 if backend == "triton" else 128 // size
-    return _Plan(length, size, block, length // block, heads if heads % together else together, rate, backend)
+        warps = 8 if large or (qkv.dtype.itemsize == 4 and block >= 32) else 4
+    together = heads if heads % together else together
+    return _Plan(length, size, block, length // block, together, warps, rate, backend, how)
 
 
 def _part(seen: _Inputs, i: int, place, lanes):
@@ -84,14 +89,15 @@ def _part(seen: _Inputs, i: int, place, lanes):
     return seen.parts[i][place, lanes] + seen.biases[i, lanes]
 
 
-def _dot(a, b, contract_a: int, contract_b: int):
-    return lax.dot_general(a, b, (((contract_a,), (contract_b,)), ((), ())), preferred_element_type=jnp.float32)
+def _dot(plan: _Plan, a, b, contract_a: int, contract_b: int):
+    axes = (((contract_a,), (contract_b,)), ((), ()))
+    return lax.dot_general(a, b, axes, precision=plan.precision, preferred_element_type=jnp.float32)
 
 
 def _scores(plan: _Plan, query, key, segments, i, j):
     """The masked scores of query block i with key block j."""
     rows, columns = (segments[:, pl.ds(n * plan.block, plan.block)] for n in (i, j))
-    return jnp.where(columns == rows.T, _dot(query, key, 1, 1) * plan.size**-0.5, _MASKED)
+    return jnp.where(columns == rows.T, _dot(plan, query, key, 1, 1) * plan.size**-0.5, _MASKED)
 
 
 def _dropout(plan: _Plan, seen: _Inputs, head: int):
@@ -133,7 +139,7 @@ def _forward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, out, 
         scores = _scores(plan, query, _part(seen, 1, columns, lanes), seen.segments, n, j)
         largest = jnp.maximum(before, scores.max(1, keepdims=True))
         weights, shrink = jnp.exp(scores - largest), jnp.exp(before - largest)
-        more = _dot(draw(n, j)(weights).astype(query.dtype), _part(seen, 2, columns, lanes), 1, 0)
+        more = _dot(plan, draw(n, j)(weights).astype(query.dtype), _part(seen, 2, columns, lanes), 1, 0)
         return largest, total * shrink + weights.sum(1, keepdims=True), mixed * shrink + more
 
     starts = ((1, -jnp.inf), (1, 0), (plan.size, 0))
@@ -153,7 +159,7 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
         query, key, value = (_part(seen, i, place, lanes) for i, place in enumerate((rows, columns, columns)))
         d_out = seen.d_out[rows, lanes]
         scores, drop = _scores(plan, query, key, seen.segments, i, j), draw(i, j)
-        d_weights = drop(_dot(d_out, value, 1, 1))
+        d_weights = drop(_dot(plan, d_out, value, 1, 1))
         if plan.blocks == 1:
             weights = jnp.exp(scores - scores.max(1, keepdims=True))
             weights /= weights.sum(1, keepdims=True)
@@ -166,15 +172,15 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
 
     def along_keys(j, total):
         _, d_scores, _, key, _ = tile(n, j)
-        return total + _dot(d_scores, key, 1, 0)
+        return total + _dot(plan, d_scores, key, 1, 0)
 
     def along_queries(i, totals):
         weights, d_scores, query, _, d_out = tile(i, n)
-        return totals[0] + _dot(d_scores, query, 0, 0), totals[1] + _dot(weights, d_out, 0, 0)
+        return totals[0] + _dot(plan, d_scores, query, 0, 0), totals[1] + _dot(plan, weights, d_out, 0, 0)
 
     if plan.blocks == 1:
         weights, d_scores, query, key, d_out = tile(0, 0)
-        results = (_dot(d_scores, key, 1, 0), _dot(d_scores, query, 0, 0), _dot(weights, d_out, 0, 0))
+        results = (_dot(plan, d_scores, key, 1, 0), _dot(plan, d_scores, query, 0, 0), _dot(plan, weights, d_out, 0, 0))
     else:
         # Two loops, because one with both tiles spills registers and takes twice the shared memory.
         zeros = jnp.zeros((plan.block, plan.size), jnp.float32)
@@ -194,8 +200,26 @@ def _spans(plan: _Plan, segments: Int[Array, "B 1 T"]) -> Int[Array, "B _ 2"]:
     return jnp.stack([meet.argmax(2), plan.blocks - meet[:, :, ::-1].argmax(2)], 2).astype(jnp.int32)
 
 
-def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs):
-    """Run `kernel` for every row, group of heads and block; the gradients are one array, or one each."""
+def _compiler(plan: _Plan) -> tuple[Any, Any]:
+    """What the backend's compiler is told, and where single numbers lie; each backend's module is its own."""
+    if plan.backend == "mosaic":
+        from jax.experimental.pallas import tpu
+
+        # Every program writes a part of its own, so a chip with two cores may use both. Single numbers have to be in
+        # their own memory.
+        return tpu.CompilerParams(dimension_semantics=("parallel",) * 3), tpu.SMEM
+    if plan.backend == "triton":
+        from jax.experimental.pallas import triton
+
+        return triton.CompilerParams(num_warps=plan.warps, num_stages=2), None
+    return None, None
+
+
+def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs, *, saves: bool = False):
+    """Run `kernel` for every row, group of heads and block; the gradients are one array, or one each.
+
+    With `saves`, the forward kernel writes what the backward one needs, besides its result.
+    """
     rows, length, _, width = qkv.shape
     group, heads = plan.heads * plan.size, width // plan.size
     groups = heads // plan.heads
@@ -215,34 +239,39 @@ def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs):
         else:
             out_specs = [pl.BlockSpec((None, plan.block, 3, group), lambda b, h, n: (b, n, 0, h))]
             out_shape = [jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)]
-    elif plan.blocks > 1:
+    elif saves:
         out_specs.append(pl.BlockSpec((None, plan.heads, plan.block, 1), lambda b, h, n: (b, h, n, 0)))
         out_shape.append(jax.ShapeDtypeStruct((rows, heads, length, 1), jnp.float32))
-    # The TPU's compiler wants single numbers in their own memory.
-    scalars = functools.partial(pl.BlockSpec, memory_space=tpu.SMEM if plan.backend == "mosaic" else None)
+    parameters, memory = _compiler(plan)
+    scalars = functools.partial(pl.BlockSpec, memory_space=memory)
     segments, spans = (pl.BlockSpec((None, *x), lambda b, h, n: (b, 0, 0)) for x in ((1, length), (plan.blocks, 2)))
     dropout = scalars((None, 1, heads), lambda b, h, n: (b, 0, 0)), scalars((2,), lambda b, h, n: (0,))
     normalizer = pl.BlockSpec((None, plan.heads, length, 1), lambda b, h, n: (b, h, 0, 0))
     biases = pl.BlockSpec((3, group), lambda b, h, n: (0, h))
     specs = _Inputs(part_specs, biases, segments, spans, *dropout, row, normalizer, row)
     inputs = inputs._replace(parts=parts)
-    gpu = triton.CompilerParams(num_warps=8 if plan.block == 128 else 4, num_stages=2)
     return pl.pallas_call(
         functools.partial(_program, kernel, plan),
         grid=(rows, heads // plan.heads, plan.blocks),
         in_specs=[_Inputs(*(None if a is None else s for a, s in zip(inputs, specs, strict=True)))],
         out_specs=out_specs,
         out_shape=out_shape,
-        compiler_params=gpu if plan.backend == "triton" else None,
+        compiler_params=parameters,
         interpret=plan.backend == "interpret",
         name="attention" + kernel.__name__.removesuffix("_kernel"),
     )(inputs)
 
 
+def _alone(plan: _Plan, qkv, biases, inputs: _Inputs):
+    """The forward pass where no backward pass will follow."""
+    (out,) = _call(plan, _forward_kernel, qkv, inputs._replace(biases=biases))
+    return out
+
+
 def _forward(plan: _Plan, qkv, biases, inputs: _Inputs):
     inputs = inputs._replace(biases=biases)
-    out, *normalizer = _call(plan, _forward_kernel, qkv, inputs)
     # A row in one tile is normalized again by itself: nothing is saved.
+    out, *normalizer = _call(plan, _forward_kernel, qkv, inputs, saves=plan.blocks > 1)
     return out, (qkv, inputs._replace(out=out, normalizer=normalizer[0]) if normalizer else inputs)
 
 
@@ -253,7 +282,7 @@ def _backward(plan: _Plan, saved, d_out):
     return d_qkv, d_qkv.sum((0, 1), dtype=jnp.float32).astype(d_qkv.dtype), None
 
 
-_attention = jax.custom_vjp(lambda *args: _forward(*args)[0], nondiff_argnums=(0,))
+_attention = jax.custom_vjp(_alone, nondiff_argnums=(0,))
 _attention.defvjp(_forward, _backward)
 
 
@@ -266,6 +295,7 @@ def fused_attention(
     *,
     rate: float,
     backend: Backend,
+    precision: lax.Precision | None = None,
 ) -> Float[Array, "B T HK"]:
     """softmax(query key / sqrt(K)) value among tokens of equal segments, in one kernel each way.
 
@@ -275,11 +305,12 @@ def fused_attention(
     the values. With `words`, weights are dropped where `dropout.kept` says so; `places` holds the
     place of each head's first score among all scores, (b H + h) T T modulo 2^32, so that shards
     agree with the whole (`jax.shard_map` needs `check_vma=False`). Backward, all is recomputed.
+    `precision` is that of the products; Mosaic computes "high" as "highest", Triton "highest" as three TF32 ones.
 
     Raises: ValueError if T is no multiple of 16, over 512 for "mosaic", or K not 16, 32, 64 or 128.
     Source: FlashAttention-2, algorithms 1 and 2.
     """
-    plan = _plan(qkv, places.shape[1], rate, backend)
+    plan = _plan(qkv, places.shape[1], rate, backend, precision)
     segments = segment_ids.astype(jnp.int32)[:, None]
     inputs = _Inputs(None, None, segments, _spans(plan, segments) if plan.blocks > 1 else None)
     if words is not None and rate > 0:

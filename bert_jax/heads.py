@@ -1,5 +1,7 @@
 """Task heads on top of the model, and their losses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,14 +27,16 @@ class SequenceClassifier(nnx.Module):
         config: BertConfig,
         *,
         dtype: jnp.dtype | type = jnp.float32,
+        precision: str = "highest",
         attention: str = "auto",
         remat: bool = False,
         frozen: int | None = None,
         rngs: nnx.Rngs,
     ):
         self.config = config
-        self.bert = Model(config, dtype=dtype, attention=attention, remat=remat, frozen=frozen, rngs=rngs)
-        self.classifier = linear(config, config.hidden_size, len(config.labels), self.bert.dtype, rngs)
+        how: dict[str, Any] = {"precision": precision, "attention": attention, "remat": remat, "frozen": frozen}
+        self.bert = Model(config, dtype=dtype, **how, rngs=rngs)
+        self.classifier = linear(config, config.hidden_size, len(config.labels), self.bert.dtype, precision, rngs)
         rate = config.classifier_dropout
         self.rate = config.hidden_dropout_prob if rate is None else rate
 

@@ -1,5 +1,7 @@
 """BERT: packed rows of tokens in, one vector a token out."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -15,7 +17,8 @@ from bert_jax.encoder import Encoder
 class Model(nnx.Module):
     """Embeddings, encoder and, where the config has one, the pooler.
 
-    Parameters are float32; `dtype` (float32 or bfloat16) is what matrix products compute in.
+    Parameters are float32; `dtype` (float32 or bfloat16) is what matrix products compute in, and `precision` (one of
+    `config.PRECISIONS`) how exactly they do it in float32.
     `attention` is one of `config.ATTENTION`; `remat` trades time for memory in a backward pass,
     and the embeddings and the first `frozen` layers (None: nothing) get no gradient and no backward pass.
     Give `rngs` with a `dropout` stream to a call to train; without it nothing is dropped.
@@ -27,6 +30,7 @@ class Model(nnx.Module):
         config: BertConfig,
         *,
         dtype: jnp.dtype | type = jnp.float32,
+        precision: str = "highest",
         attention: str = "auto",
         remat: bool = False,
         frozen: int | None = None,
@@ -35,9 +39,10 @@ class Model(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.embeddings = Embeddings(config, dtype=self.dtype, rngs=rngs)
-        self.encoder = Encoder(config, dtype=self.dtype, attention=attention, remat=remat, frozen=frozen, rngs=rngs)
+        how: dict[str, Any] = {"precision": precision, "attention": attention, "remat": remat, "frozen": frozen}
+        self.encoder = Encoder(config, dtype=self.dtype, **how, rngs=rngs)
         size = config.hidden_size
-        self.pooler = linear(config, size, size, self.dtype, rngs) if config.add_pooling_layer else None
+        self.pooler = linear(config, size, size, self.dtype, precision, rngs) if config.add_pooling_layer else None
 
     def hidden_states(
         self,

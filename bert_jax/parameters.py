@@ -32,7 +32,7 @@ def build(
 ) -> SequenceClassifier | Model:
     """A model of this config with float32 copies of exactly these parameters.
 
-    `settings` are the model's own (`attention`, `remat`). Raises `KeyError` for a parameter that
+    `settings` are the model's own (`precision`, `attention`, `remat`). Raises `KeyError` for a parameter that
     `tensors` lacks.
     """
     if config.architecture == CLASSIFIER:

@@ -74,16 +74,22 @@ def window_texts() -> int:
 class TextClassifier:
     """A fine-tuned checkpoint with its tokenizer, ready to label strings."""
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32"):
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32", precision: str = "highest"
+    ):
         self.config, self.tokenizer = checkpoint.config, tokenizer
         self.cutting = cutting_of(checkpoint)
-        graphdef, params = nnx.split(build_classifier(checkpoint.config, checkpoint.tensors, dtype))
+        model = build_classifier(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
+        graphdef, params = nnx.split(model)
         self._apply = functools.partial(make_apply(graphdef), params)
 
     @classmethod
-    def load(cls, directory: Path | str, *, dtype: Any = "float32") -> "TextClassifier":
-        """Load a native checkpoint that has a classifier; `UserError` where it is unfit."""
-        return cls(*checkpoints.read_classifier(directory), dtype)
+    def load(cls, directory: Path | str, *, dtype: Any = "float32", precision: str = "highest") -> "TextClassifier":
+        """Load a native checkpoint that has a classifier; `UserError` where it is unfit.
+
+        `dtype` and `precision` are those of `bert_jax.load`.
+        """
+        return cls(*checkpoints.read_classifier(directory), dtype, precision)
 
     def logits(self, examples: Sequence[Tokens]) -> Float[np.ndarray, "N C"]:
         """Raw logits of tokenised examples, packed into few batches."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.command import Parser, run
-from bert_jax.config import CLASSIFIER
+from bert_jax.config import CLASSIFIER, PRECISIONS
 from bert_jax.errors import UserError
 from bert_jax.files import new_directory, replacing
 from bert_jax.packing import Rows, assign, pack
@@ -89,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     compared.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, or native directory")
     compared.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     compared.add_argument("--max-length", type=int, default=128, metavar="N", help="cut the texts to N tokens")
+    compared.add_argument(
+        "--precision", choices=PRECISIONS, default="highest", help="how exactly float32 is multiplied on GPU and TPU"
+    )
     against = parser.add_argument_group("with what")
     against.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
     against.add_argument(
@@ -111,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         against = ask_torch(read, max_length=args.max_length, sample=False)
         if args.save_reference:
             save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True, sweep=True))
-    return report(args.source, list(compare(probed, read.tokenizer, against)))
+    subject = args.source if args.precision == "highest" else f"{args.source}, precision {args.precision}"
+    return report(subject, list(compare(probed, read.tokenizer, against, args.precision)))
 
 
 def with_probe(checkpoint: Checkpoint) -> Checkpoint:
@@ -150,8 +154,15 @@ def save(path: Path, made: Reference) -> None:
         raise UserError(f"{path}: cannot write there: {failure.strerror}") from None
 
 
-def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32", gradients: bool = True) -> Answers:
-    """Run our model on packed rows, as users run it, products in true `dtype`.
+def answer(
+    checkpoint: Checkpoint,
+    tokens: list[Any],
+    dtype: str = "float32",
+    precision: str = "highest",
+    *,
+    gradients: bool = True,
+) -> Answers:
+    """Run our model on packed rows, as users run it with this `dtype` and `precision`.
 
     Forward quantities have the shapes of the reference's; loss and its gradients are computed where asked for.
     """
@@ -169,43 +180,49 @@ def answer(checkpoint: Checkpoint, tokens: list[Any], dtype: str = "float32", gr
     rows = pack(tokens, placed, row_length, len(placed), len(tokens))
     order = np.concatenate([np.arange(first, first + n) for first, n in zip(rows.first_tokens, lengths, strict=True)])
 
-    with jax.default_matmul_precision("float32"):
-        model = build(checkpoint.config, checkpoint.tensors, dtype)
-        graphdef, params = nnx.split(model)
+    model = build(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
+    graphdef, params = nnx.split(model)
 
-        @compiled
-        def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
-            whole = nnx.merge(graphdef, params)
-            bert = whole.bert if isinstance(whole, SequenceClassifier) else whole
-            hidden = bert.hidden_states(*rows[:4])
-            out = {f"layer.{i}": h.reshape(-1, h.shape[-1]) for i, h in enumerate(hidden)}
-            out["embeddings"] = out.pop("layer.0")
-            if isinstance(whole, SequenceClassifier):
-                out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
-            return out
+    @compiled
+    def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
+        whole = nnx.merge(graphdef, params)
+        bert = whole.bert if isinstance(whole, SequenceClassifier) else whole
+        hidden = bert.hidden_states(*rows[:4])
+        out = {f"layer.{i}": h.reshape(-1, h.shape[-1]) for i, h in enumerate(hidden)}
+        out["embeddings"] = out.pop("layer.0")
+        if isinstance(whole, SequenceClassifier):
+            out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
+        return out
 
-        found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
-        found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
-        if not (gradients and isinstance(model, SequenceClassifier)):
-            return Answers(found, {})
-        labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
-        weights = np.ones(len(tokens), np.float32)
+    found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
+    found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
+    if not (gradients and isinstance(model, SequenceClassifier)):
+        return Answers(found, {})
+    labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
+    weights = np.ones(len(tokens), np.float32)
 
-        @compiled
-        def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
-            def loss(params: nnx.State) -> jax.Array:
-                classifier = cast(SequenceClassifier, nnx.merge(graphdef, params))
-                return cross_entropy(classifier(rows), labels, weights)
+    @compiled
+    def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
+        def loss(params: nnx.State) -> jax.Array:
+            classifier = cast(SequenceClassifier, nnx.merge(graphdef, params))
+            return cross_entropy(classifier(rows), labels, weights)
 
-            return jax.value_and_grad(loss)(params)
+        return jax.value_and_grad(loss)(params)
 
-        loss, slopes = loss_and_gradients(params, rows)
-        found["loss"] = np.asarray(loss)
-        return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
+    loss, slopes = loss_and_gradients(params, rows)
+    found["loss"] = np.asarray(loss)
+    return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
 
 
-def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) -> Iterator[Finding]:
-    """Every comparison, in the order of the computation."""
+def compare(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference, precision: str = "highest"
+) -> Iterator[Finding]:
+    """Every comparison, in the order of the computation.
+
+    Where this `precision` is less than float32, strict float32 is compared beside it.
+    """
+    import jax
+
     tokens = [
         tokenizer(*([[part] for part in text] if isinstance(text, list) else [[text]]), max_length=against.max_length)[
             0
@@ -218,17 +235,24 @@ def compare(checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference) ->
     if wrong:
         return  # every array below would differ for this reason alone
 
-    single = answer(checkpoint, tokens, gradients="loss" in against.forward)
+    single = answer(checkpoint, tokens, precision=precision, gradients="loss" in against.forward)
     for name, quantity in against.forward.items():
         yield _forward(name, single.forward[name], quantity, quantity.torch_error)
     if against.gradients:
         yield from _gradients(single.gradients, against)
         yield _adamw_step(against)
     half = answer(checkpoint, tokens, "bfloat16", gradients=False)
-    for name in ("logits",) if "logits" in against.forward else (list(against.forward)[-1],):
-        quantity = against.forward[name]
-        if quantity.torch_bfloat16_error is not None:
-            yield _forward(f"{name}, bfloat16", half.forward[name], quantity, quantity.torch_bfloat16_error)
+    name = "logits" if "logits" in against.forward else list(against.forward)[-1]
+    quantity = against.forward[name]
+    if quantity.torch_bfloat16_error is not None:
+        yield _forward(f"{name}, bfloat16", half.forward[name], quantity, quantity.torch_bfloat16_error)
+    if precision == "highest" or jax.default_backend() == "cpu":  # which computes in float32 in any case
+        return
+    strict = answer(checkpoint, tokens)
+    yield _forward(f"{name}, strict float32", strict.forward[name], quantity, quantity.torch_error)
+    if against.gradients:
+        for finding in _gradients(strict.gradients, against):
+            yield finding._replace(name=f"{finding.name}, strict float32")
 
 
 def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> Finding:

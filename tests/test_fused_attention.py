@@ -168,3 +168,47 @@ def test_shards_of_rows_and_of_heads_drop_what_the_whole_drops():
     }
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert "equal on 2" in done.stdout, done.stderr[-2000:]
+
+
+def kernels(function, *arrays):
+    """The calls of kernels in a program, in order."""
+    found = []
+
+    def visit(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                found.append(equation)
+                continue
+            for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
+                if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
+                    visit(getattr(value, "jaxpr", value))
+
+    visit(jax.make_jaxpr(function)(*arrays).jaxpr)
+    return found
+
+
+def test_what_the_backward_pass_reads_is_written_for_it_alone():
+    for length, written in ((64, [1, 1]), (256, [2, 1])):  # one tile computes it again
+        (*qkv, d_out), segments = inputs(length, 2, 64)
+
+        def alone(*qkv, segments=segments):
+            return fused(*qkv, segments, None)
+
+        def both(*qkv, d_out=d_out, alone=alone):
+            return jax.vjp(alone, *qkv)[1](d_out)
+
+        assert [len(call.outvars) for call in kernels(alone, *qkv)] == [1]
+        assert [len(call.outvars) for call in kernels(both, *qkv)] == written
+
+
+def test_programs_on_a_tpu_may_run_on_both_cores_of_a_chip():
+    x, bias = jnp.zeros((2, 64, 3, 128)), jnp.zeros((3, 128))
+    segments, where = jnp.ones((2, 64), jnp.int32), jnp.zeros((2, 2), jnp.uint32)
+
+    def both(x):
+        return jax.grad(lambda x: fused_attention(x, bias, segments, where, rate=0.0, backend="mosaic").sum())(x)
+
+    found = [call.params["compiler_params"].dimension_semantics for call in kernels(both, x)]
+    assert found == [("parallel", "parallel", "parallel")] * 2
+    # No TPU is needed to write the kernels down for one.
+    assert jax.jit(both).trace(x).lower(lowering_platforms=("tpu",)).as_text().count("tpu_custom_call") == 2

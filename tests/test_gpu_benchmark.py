@@ -176,6 +176,22 @@ def test_ours_and_the_kernels(tmp_path):
     assert not list((tmp_path / "found").glob(".*"))  # nor what a file is written to before it takes its name
 
 
+def test_windows_as_loops_of_known_length(tmp_path):
+    names = SMALL.name, "base sst2 32 bfloat16 scanned", "base sst2 32 bfloat16 scanned by 4"
+    assert [BY_NAME[name].scan for name in names] == [None, 1, 4]
+    done, found = command(tmp_path, "--tiny", "--cases", ",".join(names), "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    assert set(found["cases"]) == set(names)
+    rows = [row for row in found["table"] if "times the steps/s of a while loop" in row["what"]]
+    loop = found["cases"][SMALL.name]["step_seconds"]
+    for row, name in zip(rows, names[1:], strict=True):
+        assert float(row["answer"]) == pytest.approx(loop / found["cases"][name]["step_seconds"], abs=0.006)
+    job = make_job(tmp_path / "job", BY_NAME[names[2]], True, 0, None)
+    contender = ours.Contender(job, "packed")
+    assert contender.batches.window == 4
+    assert contender._trainer.scan == 4
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_beside_torch(tmp_path):
     names = SMALL.name, "base sst2 32 bfloat16 torch longest", "base sst2 512 float32 torch longest"

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jaxtyping import TypeCheckError
 
+from bert_jax import attention
 from bert_jax.attention import kernel_for
 from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import CLASSIFIER, BertConfig
@@ -179,6 +180,7 @@ def test_the_fused_kernel_drops_and_computes_what_plain_attention_does():
 
 def test_attention_is_chosen_by_name(monkeypatch):
     assert kernel_for("auto", 128, 64) == "plain"  # on the CPU
+    monkeypatch.setattr(attention, "agrees", lambda kernel: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert [kernel_for("auto", 128, 64), kernel_for("auto", 100, 64), kernel_for("auto", 128, 21)] == [
         "triton", "plain", "plain",

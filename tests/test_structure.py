@@ -72,7 +72,7 @@ def test_options_of_train_are_these():
         task class_weights label_smoothing metric patience
         max_length long_texts stride
         epochs batch_size learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers
-        dtype seed
+        dtype precision seed
         out restart checkpoint_every tensorboard
         parallel model_parallel shard_parameters accumulate remat attention steps_per_dispatch
         distributed coordinator num_processes process_id join_timeout

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.command import Parser
+from bert_jax.config import PRECISIONS
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import LONG_TEXTS
 from convert.huggingface import MINILM, label_names
@@ -98,6 +99,9 @@ class TrainConfig:
     freeze_embeddings: bool = _option(RECIPE, False, "do not train the embeddings", kind=bool)
     freeze_layers: int = _option(RECIPE, 0, "do not train the embeddings and the first N layers", kind=int, metavar="N")
     dtype: str = _option(RECIPE, "float32", "what matrix products compute in", choices=("float32", "bfloat16"))
+    precision: str = _option(
+        RECIPE, "highest", "how exactly float32 is multiplied on GPU and TPU; highest: as on a CPU", choices=PRECISIONS
+    )
     seed: int = _option(RECIPE, 0, "decides order, dropout, split and new parameters", kind=int, metavar="N")
 
     out: str | None = _option(RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
@@ -145,6 +149,7 @@ class TrainConfig:
         self._require("label_separator", bool(self.label_separator), "at least one character")
         if self.stride is not None and self.long_texts != "windows":
             raise UserError("--stride is for --long-texts windows")
+        self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         number = self.checkpoint_every.removesuffix("m")
         self._require("checkpoint_every", number.isdecimal() and int(number) > 0, "steps (100) or minutes (10m)")
         for name in ("learning_rate", "clip_norm"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.command import Parser, printable, run
-from bert_jax.config import CLASSIFIER, SINGLE_LABEL
+from bert_jax.config import CLASSIFIER, PRECISIONS, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 from bert_jax.tokenizer import LONG_TEXTS
@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     how.add_argument("--max-length", type=int, metavar="N", help="tokens read at once (default: as in training)")
     how.add_argument("--long-texts", choices=LONG_TEXTS, help="what is read of longer ones (default: as in training)")
     how.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
+    how.add_argument(
+        "--precision", choices=PRECISIONS, default="highest", help="how exactly float32 is multiplied on GPU and TPU"
+    )
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=Path, metavar="DIR", help="directory to make (default: runs/evaluation-DATA)")
     where.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
@@ -80,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     from .statistics import calibration, intervals
 
     use_cache()
-    classifier = TextClassifier(start, source.tokenizer, args.dtype)
+    classifier = TextClassifier(start, source.tokenizer, args.dtype, args.precision)
     pairs = [row.pair or "" for row in split.rows] if split.rows[0].pair is not None else None
     predictions = classifier(
         [row.text for row in split.rows], pairs, max_length=args.max_length, long_texts=args.long_texts

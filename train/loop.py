@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
+from bert_jax.attention import fused_here, kernel_for, takes
 from bert_jax.command import printable
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.fused_attention import takes
 from bert_jax.heads import SequenceClassifier, example_losses
+from bert_jax.kernel_check import agrees
 from bert_jax.optimizer import fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
@@ -84,13 +85,15 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
         )
 
     def graph(config: TrainConfig) -> nnx.GraphDef:
-        how: dict[str, Any] = settings(config) | {"dtype": jnp.dtype(config.dtype)}
+        how: dict[str, Any] = settings(config, attention) | {"dtype": jnp.dtype(config.dtype)}
         return nnx.split(nnx.eval_shape(lambda: SequenceClassifier(network, rngs=nnx.Rngs(0), **how)))[0]
 
     batches = make(config, prepared.data)
     check_attention(config.attention, batches.shapes.row_length, network.head_size)
+    attention = agreed_attention(config.attention, console)
     console.print(describe(batches, layout))
     facts = record(config, prepared, batches, config.epochs * batches.steps_per_epoch)
+    facts["attention"] = kernel_for(attention, batches.shapes.row_length, network.head_size)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog())
         first = hosts.on_first(
@@ -101,7 +104,9 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
         trainer = None
         try:
             with signals.aside(leave):
-                this = _Run(config, prepared, console, clock, layout, batches, checkpoints, signals, watchdog)
+                this = _Run(
+                    config, prepared, console, clock, layout, batches, attention, checkpoints, signals, watchdog
+                )
                 trainer = this.trainer
                 memory.preflight(config, make, graph, trainer, batches)
             measured = this.train(resume=first is not None and first.resumes)
@@ -124,6 +129,7 @@ class _Run:
         clock: CompileClock,
         layout: Layout,
         batches: Batches,
+        attention: str,
         checkpoints: Checkpoints | None,
         signals: Signals,
         watchdog: Watchdog,
@@ -134,7 +140,7 @@ class _Run:
         self.watchdog = watchdog
         self.network, self.out = prepared.checkpoint.config, config.run_directory
         self.steps = config.epochs * batches.steps_per_epoch
-        self.settings = settings(config)
+        self.settings = settings(config, attention)
         model = build_classifier(self.network, prepared.checkpoint.tensors, **self.settings)
         graphdef, self.params = nnx.split(model)
         optimizer = fine_tuning(
@@ -383,10 +389,24 @@ class _Run:
         between()
 
 
-def settings(config: TrainConfig) -> dict[str, Any]:
-    """How the network computes in a training, apart from what it is."""
+def settings(config: TrainConfig, attention: str) -> dict[str, Any]:
+    """How the network computes in a training, apart from what it is; `attention` is what all processes agreed on."""
     frozen = config.freeze_layers if config.freeze_layers or config.freeze_embeddings else None
-    return {"dtype": config.dtype, "attention": config.attention, "remat": config.remat, "frozen": frozen}
+    how = {"dtype": config.dtype, "precision": config.precision, "attention": attention}
+    return how | {"remat": config.remat, "frozen": frozen}
+
+
+def agreed_attention(name: str, console: Console) -> str:
+    """`name`, but "plain" for `auto` where the fused kernel was refused on any process: all compile one program."""
+    kernel = fused_here()
+    if name != "auto" or kernel is None:
+        return name
+    here = agrees(kernel)
+    if hosts.everyone(here):
+        return name
+    if here:
+        console.print("attention plain, because the fused kernel was refused on another process")
+    return "plain"
 
 
 def check_attention(name: str, row_length: int, head_size: int) -> None:

@@ -168,8 +168,9 @@ class Trainer:
         params: nnx.State,
         row_length: int,
         loss: Loss = example_losses,
+        scan: int | None = None,
     ):
-        self.layout, self.row_length, self.loss = layout, row_length, loss
+        self.layout, self.row_length, self.loss, self.scan = layout, row_length, loss, scan
         self.graphdef, self._optimizer = graphdef, optimizer
         self.params = jax.eval_shape(lambda params: params, params)
         self.shardings = state_shardings(layout, optimizer, params)
@@ -178,7 +179,9 @@ class Trainer:
 
     def like(self, layout: Layout, row_length: int, graphdef: nnx.GraphDef | None = None) -> "Trainer":
         """One of the same parameters and optimizer, for other devices, rows, and if that is given network."""
-        return Trainer(layout, graphdef or self.graphdef, self._optimizer, self.params, row_length, self.loss)
+        return Trainer(
+            layout, graphdef or self.graphdef, self._optimizer, self.params, row_length, self.loss, self.scan
+        )
 
     def first_state(self, params: nnx.State) -> State:
         """The state before step 0, as a function to compile."""
@@ -233,7 +236,7 @@ class Trainer:
         """The function compiled for shards of `num_rows` rows."""
         if num_rows not in self.compiled:
             make = functools.partial(
-                train_steps, self.graphdef, self._optimizer, num_rows, self.row_length, loss=self.loss
+                train_steps, self.graphdef, self._optimizer, num_rows, self.row_length, loss=self.loss, scan=self.scan
             )
             if self.layout.pmap:
                 steps = make(axis="data")

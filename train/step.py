@@ -49,6 +49,7 @@ def train_steps(
     row_length: int,
     axis: str | None = None,
     loss: Loss = example_losses,
+    scan: int | None = None,
 ) -> Steps:
     """The pure function `(state, data, plan, which, key) -> state, metrics` of up to a window of steps.
 
@@ -59,6 +60,10 @@ def train_steps(
     no longer that of the state. Gradients are summed over micro-batches, and over the devices of `axis` where the
     function is mapped over one. Dropout draws from (key, step, micro-batch, device), so a step is a
     function of (seed, step).
+
+    A window is a loop that ends with its steps or, with `scan`, one of the window's length with so many steps unrolled
+    in its body, which computes the steps that a shorter window lacks without taking them. Both take the same steps;
+    `benchmarks.gpu` compares how fast.
     """
 
     def step(
@@ -123,6 +128,14 @@ def train_steps(
             state, values = step(state, data, here, jnp.bool_(True), key)
             return i + 1, state, jax.tree.map(lambda all, one: all.at[i].set(one), metrics, values)
 
+        def one(state: State, numbered: tuple[Int[Array, ""], Plan]) -> tuple[State, StepMetrics]:
+            i, here = numbered
+            its_turn = (i < count) & (state.step == first + i)
+            state, values = step(state, data, here, its_turn, key)
+            return state, jax.tree.map(lambda value: jnp.where(its_turn, value, 0), values)
+
+        if scan is not None:
+            return jax.lax.scan(one, state, (jnp.arange(window, dtype=jnp.int32), plan), unroll=scan)
         # A loop of a length known only at run time, so that the window an epoch ends with needs no program of its own.
         start = jnp.int32(0), state, StepMetrics(*jnp.zeros((2, window)))
         return jax.lax.while_loop(goes_on, body, start)[1:]

@@ -29,7 +29,8 @@ class Contender:
     """Trains as `train.loop` does. `argument` is `packed`, or the row length for one example a row.
 
     `packed-T` packs into rows of T tokens instead of a length chosen by what is left over. Of the
-    job's settings, `dtype` and `attention` are optional, and `one_shape` keeps to one shape of the step.
+    job's settings, `dtype`, `attention`, `scan` and `window` (steps in a dispatch) are optional, and
+    `one_shape` keeps to one shape of the step.
     """
 
     def __init__(self, job: Job, argument: str):
@@ -43,7 +44,7 @@ class Contender:
             batch_size=settings["batch_size"],
             seed=settings["seed"],
             packed=how == "packed",
-            window=default_window(),
+            window=settings.get("window") or default_window(),
             multiple=row_multiple(),
         )
         if how != "packed":
@@ -61,7 +62,14 @@ class Contender:
             clip_norm=settings["clip_norm"],
         )
         layout = make_layout(model.config)
-        self._trainer = Trainer(layout, graphdef, self._optimizer, self._params, self.batches.shapes.row_length)
+        self._trainer = Trainer(
+            layout,
+            graphdef,
+            self._optimizer,
+            self._params,
+            self.batches.shapes.row_length,
+            scan=settings.get("scan"),
+        )
         self._apply = make_apply(graphdef)
         self._key, self._data = self._trainer.key(settings["seed"]), self._trainer.place(self.batches.data)
         self.restart()
@@ -118,14 +126,17 @@ class Contender:
 
 
 def classifier(job: Job) -> SequenceClassifier:
-    """The job's checkpoint as a model, or where it has none, one drawn from the seed."""
+    """The job's checkpoint as a model, or where it has none, one drawn from the seed.
+
+    A GPU's float32 products are TF32, as its peers' are in these comparisons.
+    """
     settings = job.settings
     dtype, attention = settings.get("dtype", "float32"), settings.get("attention", "auto")
     if job.native.is_dir():
         start = checkpoint.read(job.native)
-        return build_classifier(start.config, start.tensors, dtype, attention=attention)
+        return build_classifier(start.config, start.tensors, dtype, precision="high", attention=attention)
     config, rngs = BertConfig.from_dict(settings["config"]), nnx.Rngs(settings["seed"])
-    return SequenceClassifier(config, dtype=jnp.dtype(dtype), attention=attention, rngs=rngs)
+    return SequenceClassifier(config, dtype=jnp.dtype(dtype), precision="high", attention=attention, rngs=rngs)
 
 
 def fullest(batches: Batches, row_length: int) -> Shapes:
