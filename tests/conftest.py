@@ -25,10 +25,41 @@ from convert import huggingface  # noqa: E402
 ROOT = Path(__file__).parent.parent
 
 
+OPTIMIZED = {"tests.test_parity"}
+"""Modules that hold numbers to a few units in the last place: they compile as users do, even with --hurried."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--hurried", action="store_true", help="compile programs without most of XLA's optimizations")
+
+
+def pytest_configure(config):
+    if config.getoption("--hurried"):  # before JAX is imported here, and for the commands that tests run
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory):
-    """Commands that tests run share a cache of their own; this process, which has read its settings, has none."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    """One cache of compiled programs for a session: its workers and the commands they run; the next begins anew."""
+    from bert_jax.compilation import use_cache
+
+    directory = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        directory = directory.parent  # the other workers' too
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory / "compiled")
+    use_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimizations(request):
+    if request.config.getoption("--hurried") and request.module.__name__ in OPTIMIZED:
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
+    else:
+        yield
 
 
 # A distinct prime for every axis, so that no two can be mistaken for each other.

@@ -10,6 +10,9 @@ from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
 from tests.conftest import PRIMES, ROOT, random_checkpoint, write_reviews
 
+PATIENCE = 600.0
+"""Seconds after which something hangs: no machine that is only slow, or busy with other things, takes so long."""
+
 QUICK = "--xla_backend_optimization_level=0"
 """In XLA_FLAGS: compiling is most of what these runs do."""
 
@@ -19,6 +22,12 @@ def address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def one_core() -> int:
+    """A core that this process may use; each worker of a test session has another one, if there are enough."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(cores)]
 
 
 def joining(where: str, *more: str, count: int = 2) -> list[list[str]]:
@@ -39,7 +48,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
     )
 
 
-def ended(started: list[subprocess.Popen], seconds: float = 600) -> list[tuple[int, str, str]]:
+def ended(started: list[subprocess.Popen], seconds: float = PATIENCE) -> list[tuple[int, str, str]]:
     """The code, standard output and standard error of each, once all have ended."""
     try:
         found = [process.communicate(timeout=seconds) for process in started]

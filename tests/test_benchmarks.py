@@ -232,6 +232,7 @@ def test_absent_peers_are_named():
 # --- saving
 
 
+@pytest.mark.slow
 def test_the_cost_of_saving(encoder, data, tmp_path, capsys):
     arguments = ["--model", str(encoder), "--data", str(data), "--steps", "4", "--rounds", "2", "--batch-size", "8"]
     arguments += ["--max-length", "16"]

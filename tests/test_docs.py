@@ -16,6 +16,7 @@ import pytest
 from bert_jax import checkpoint, files
 from convert import huggingface
 from tests.conftest import PRIMES, ROOT, VOCABULARY, random_checkpoint
+from tests.processes import PATIENCE
 from tests.test_hub_data import COMMITS, lines
 from tests.test_hub_data import Hub as DataHub
 from tests.test_push import TOKEN
@@ -99,7 +100,7 @@ def run(command, place, served):
         environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(place / "cache")}
         environment |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)}
         words = [sys.executable, *words[1:], *(["--model", "runs/minilm"] if words[2] == "train" else [])]
-        done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, (command, done.stderr)
         return
     if words[2] == "train" and "--model" not in words:
@@ -108,7 +109,10 @@ def run(command, place, served):
     assert not importlib.import_module(module).main(words[3:]), command
 
 
-@pytest.mark.parametrize("name", [path.name for path in DOCS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(path.name, marks=[pytest.mark.slow] * (path.name == "your-data.md")) for path in DOCS],
+)
 def test_commands_and_python_of_the_docs(name, place, served, monkeypatch, capfd):
     if name in ELSEWHERE:
         assert all((ROOT / path).exists() for path in ELSEWHERE[name].split(", "))
@@ -150,6 +154,7 @@ def test_every_command_of_the_docs_is_python_or_elsewhere():
             assert all(command.startswith("python -m ") for command in commands(path.name)), path.name
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(minilm, tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     for name in ("bert_jax", "convert", "train"):
@@ -160,8 +165,8 @@ def test_the_notebook_runs_from_top_to_bottom(minilm, tmp_path):
     for cell in code:
         cell["source"] = cell["source"].replace("restart=True", "restart=True, epochs=1")
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=500, resources=resources).execute(env={**os.environ, "PATH": path})
+    settings = {"timeout": int(PATIENCE), "resources": {"metadata": {"path": str(tmp_path)}}}
+    nbclient.NotebookClient(notebook, **settings).execute(env={**os.environ, "PATH": path})
     said = "".join(output.get("text", "") for cell in code for output in cell.outputs)
     assert "wrote runs/tour/exported (hf)" in said
     assert "'README.md'" in said

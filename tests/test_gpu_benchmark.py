@@ -19,6 +19,7 @@ from bert_jax.checkpoint import Checkpoint
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint
+from tests.processes import PATIENCE
 
 BY_NAME = {case.name: case for case in CASES}
 SMALL = BY_NAME["base sst2 32 bfloat16 ours"]
@@ -41,7 +42,7 @@ def command(tmp_path, *options, minutes="9"):
     out = tmp_path / "found" / "gpu.json"
     arguments = ["-m", "benchmarks.gpu", "--json", str(out), "--minutes", minutes, "--seconds", "0.1", *options]
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     sys.stderr.write(done.stdout + done.stderr)  # shown where a test fails
     return done, json.loads(out.read_text()) if out.exists() else None
@@ -108,11 +109,9 @@ def test_a_worker_past_its_limit_is_killed(tmp_path):
     process.ready()
     process.ready()  # again, as for a process that came up while another was measured
     assert process.versions.keys() >= {"jax", "device"}
-    start = time.monotonic()
     process.limit(1.0)
     with pytest.raises(Failed, match="took longer than 1 s"):
-        process.ask("rate", seconds=60.0)
-    assert time.monotonic() - start < 30
+        process.ask("rate", seconds=2 * PATIENCE)
     process.kill()
 
 
@@ -148,6 +147,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
 # --- the whole command
 
 
+@pytest.mark.slow
 def test_ours_and_the_kernels(tmp_path):
     (tmp_path / "empty").mkdir()
     broken = ["--checkpoint", str(tmp_path / "empty"), "--data", str(tmp_path / "empty")]
@@ -193,6 +193,7 @@ def test_windows_as_loops_of_known_length(tmp_path):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+@pytest.mark.slow
 def test_beside_torch(tmp_path):
     names = SMALL.name, "base sst2 32 bfloat16 torch longest", "base sst2 512 float32 torch longest"
     done, found = command(tmp_path, "--tiny", "--cases", ",".join(names), "--repeats", "2")
@@ -204,6 +205,7 @@ def test_beside_torch(tmp_path):
     assert float(row["answer"]) == pytest.approx(theirs / mine, abs=0.006)
 
 
+@pytest.mark.slow
 def test_accuracy_of_a_checkpoint_of_16_bits(tmp_path):
     config = BertConfig(
         vocab_size=len(VOCABULARY),
@@ -228,12 +230,13 @@ def test_accuracy_of_a_checkpoint_of_16_bits(tmp_path):
     assert entry["dev_accuracy"] * 10 == pytest.approx(round(entry["dev_accuracy"] * 10))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_leaves_what_it_found(tmp_path):
     out = tmp_path / "gpu.json"
     options = ["--tiny", "--seconds", "0.1", "--repeats", "1", "--json", str(out)]
     names = f"{SMALL.name},base sst2 256 bfloat16 ours"
     cut = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", *options, "--cases", names], cwd=ROOT)
-    end = time.monotonic() + 200
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and cut.poll() is None:
         if out.exists() and json.loads(out.read_text())["cases"]:
             break

@@ -29,6 +29,7 @@ def test_sentences_are_as_long_as_those_of_sst2():
     assert found.mean() == pytest.approx(13.1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_training_set_is_read_in_little_memory(command, capsys):
     (found,) = command("examples", 20_000)
     assert found["examples"] == 20_000
@@ -43,6 +44,7 @@ def test_a_training_set_is_read_in_little_memory(command, capsys):
     assert "20,000" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_devices_exchange_gradients_and_divide_the_moments(command):
     (found,) = command("devices", 2)
     assert found["devices"] == 2

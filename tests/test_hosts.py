@@ -30,6 +30,7 @@ def found():
     return json.loads(out.splitlines()[-1])["one device"], first, second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_have_the_curve_and_evaluation_of_one_device(found, name):
     expected, first, second = found

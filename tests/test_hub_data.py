@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.hub import HubHandler
+from tests.processes import PATIENCE
 
 NAME = "someone/reviews"
 COMMITS = {"main": "a" * 40, "old": "b" * 40, "scripted": "c" * 40}
@@ -136,7 +137,7 @@ def inspect(hub, tmp_path):
             "HF_HUB_DISABLE_XET": "1",
         }
         command = [sys.executable, "-m", "train", "--inspect", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
     return call
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from tests.processes import PATIENCE
 from train import page
 from train.config import TrainConfig, parse
 from train.data import Row, Split
@@ -183,7 +184,7 @@ def test_the_worst_come_first():
 
 def shot(path, picture, *more):
     command = [BROWSER, *HEADLESS, f"--user-data-dir={picture.parent / 'profile'}", f"--screenshot={picture}", *more]
-    subprocess.run([*command, path.as_uri()], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, path.as_uri()], check=True, capture_output=True, timeout=PATIENCE)
     return matplotlib.image.imread(picture)[..., :3]
 
 
@@ -201,7 +202,7 @@ def measures(text, width, directory, script):
     )
     command = [BROWSER, *HEADLESS, f"--user-data-dir={directory / 'profile'}", "--dump-dom"]
     done = subprocess.run(
-        [*command, (directory / "frame.html").as_uri()], check=True, capture_output=True, text=True, timeout=120
+        [*command, (directory / "frame.html").as_uri()], check=True, capture_output=True, text=True, timeout=PATIENCE
     )
     found = re.search(r"found ([\d .]+) end", done.stdout)
     assert found, done.stdout[-300:]

@@ -15,19 +15,33 @@ from tests.curves import CONFIG, LAYOUTS, STEPS
 from train.config import parse
 from train.parallel import make_layout
 
+QUICK = ("one device", "jit 8x1", "jit 4x2", "pmap 8")
+"""Layouts that are more than their curve here; the others are for `make test-all`."""
 
-@pytest.fixture(scope="session")
-def found():
+
+def curves(*names):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.curves"]
+    command = [sys.executable, "-m", "tests.curves", *names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_has_the_curve_and_evaluation_of_one_device(found, name):
-    expected, this = found["one device"], found[name]
+@pytest.fixture(scope="module")
+def found():
+    return curves(*QUICK)
+
+
+@pytest.fixture(scope="module")
+def others():
+    return curves(*(name for name in LAYOUTS if name not in QUICK))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in LAYOUTS]
+)
+def test_every_layout_has_the_curve_and_evaluation_of_one_device(found, name, request):
+    expected, this = found["one device"], (found if name in QUICK else request.getfixturevalue("others"))[name]
     assert len(this["curve"]) == STEPS
     np.testing.assert_allclose(this["curve"], expected["curve"], atol=1e-5)
     assert this["evaluation"]["examples"] == 103

@@ -14,6 +14,7 @@ import pytest
 from bert_jax.errors import UserError
 from convert.__main__ import main
 from tests.conftest import ROOT
+from tests.processes import PATIENCE
 from tests.test_export import write_run
 
 TOKEN, COMMIT = "hf_of_a_test", "d" * 40
@@ -144,7 +145,7 @@ def convert(tmp_path):
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         environment |= {"HF_TOKEN": token} if token else {}
         command = [sys.executable, "-m", "convert", str(run), str(tmp_path / "out"), "--to", "hf", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
     return call
 

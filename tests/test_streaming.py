@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 
 import numpy as np
@@ -18,6 +17,7 @@ from bert_jax import predict
 from bert_jax.__main__ import main
 from bert_jax.predict import TextClassifier
 from tests.conftest import ROOT
+from tests.processes import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_interrupted_in_the_middle_it_ends_and_leaves_nothing(primes_directory, 
             feed.write(text + "\n")
         feed.flush()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, b"")
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
@@ -185,9 +185,7 @@ def test_a_terminal_is_answered_line_by_line(primes_directory):
     for text in ("good film", "bad film"):
         os.write(ours, f"{text}\n".encode())
         assert json.loads(process.stdout.readline())["text"] == text  # though the input has not ended
-    start = time.perf_counter()
     process.send_signal(signal.SIGINT)  # while it waits for the next line
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE)
     os.close(ours)
     assert (process.returncode, errors) == (130, b"")
-    assert time.perf_counter() - start < 10

@@ -12,6 +12,7 @@ from bert_jax.checkpoint import with_classifier
 from bert_jax.config import BertConfig
 from convert import huggingface
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint
+from tests.processes import PATIENCE
 
 TINY = BertConfig(
     vocab_size=len(VOCABULARY),
@@ -36,7 +37,7 @@ def without_jax(tmp_path_factory):
 def command(module, *arguments, env=None, **options):
     """Run `python -m MODULE ARGUMENTS` and return what came of it."""
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    settings = {"cwd": ROOT, "env": env, "capture_output": True, "timeout": 120, **options}
+    settings = {"cwd": ROOT, "env": env, "capture_output": True, "timeout": PATIENCE, **options}
     if "stdin" not in settings and "input" not in settings:
         settings["stdin"] = subprocess.DEVNULL
     return subprocess.run(words, **settings)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bert_jax.compilation import use_cache
 from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
@@ -102,4 +103,5 @@ def _bytes(array: np.ndarray) -> tuple[object, object, bytes]:
 
 
 if __name__ == "__main__":
+    use_cache()
     print(json.dumps({"evaluation": evaluation, "state": state}[sys.argv[1]]()))

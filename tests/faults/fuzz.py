@@ -28,7 +28,7 @@ from bert_jax.command import printable
 from bert_jax.errors import UserError
 from tests.faults.fuzzed import KINDS, Broken, Kind
 
-SECONDS, PATIENCE, MEGABYTES = 2.0, 30.0, 64
+SECONDS, PATIENCE, MEGABYTES = 2.0, 600.0, 64
 """Of processor time for a case, as a busy machine proves nothing; of any time, for one that waits; of memory."""
 
 BATCH = 250

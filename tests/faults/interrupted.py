@@ -12,6 +12,7 @@ from pathlib import Path
 from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
 from tests.conftest import PRIMES, random_checkpoint, write_reviews
+from tests.processes import PATIENCE, one_core
 
 HOOKS = ("compiling", "later compiling", "evaluation", "checkpoint files", "manifest", "best model")
 """Moments at which a run can ask itself to stop; in the first three the main thread hangs then, as in the compiler."""
@@ -57,7 +58,7 @@ def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 
     if child:
         return child
     try:
-        os.sched_setaffinity(0, {0})
+        os.sched_setaffinity(0, {one_core()})
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -78,7 +79,7 @@ def start(arguments: list[str], log: Path, kill: str | None = None, seed: int = 
         os._exit(99)
 
 
-def wait(child: int, seconds: float = 120.0) -> int:
+def wait(child: int, seconds: float = PATIENCE) -> int:
     """The child's exit code, or minus the signal that ended it; AssertionError after so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

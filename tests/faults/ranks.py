@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.processes import QUICK, address, joining, small_run
+from tests.processes import PATIENCE, QUICK, address, joining, small_run
 
 WITHIN = 15.0
 """Seconds in which all have to end."""
@@ -33,35 +33,44 @@ STEPS = 42
 
 OPTIONS = "--epochs 6 --checkpoint-every 10".split()
 
-STUCK = """
-import threading
+DISTURBED = """
+import os, signal, threading
+from pathlib import Path
 from bert_jax.command import run
 from train import loop
 from train.__main__ import main
 dispatch = loop._Run._dispatch
 def stuck(self, *arguments):
-    if self.progress.step >= {step}:
-        threading.Event().wait()
+    if self.progress.step >= {step} and not Path({sign!r}).exists():
+        Path({sign!r}).touch()
+        {how}
     dispatch(self, *arguments)
 loop._Run._dispatch = stuck
 run(main)
 """
+"""What happens comes from within, at its step exactly: from outside, a fast machine could be at its end before."""
+
+HOW = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "stuck": "threading.Event().wait()",
+}
 
 
 @contextlib.contextmanager
 def started(
-    command: list[str], count: int, where: str, scratch: Path, stuck: tuple[int, int] | None = None
+    command: list[str], count: int, where: str, scratch: Path, disturbed: tuple[int, str] | None = None
 ) -> Iterator[list[subprocess.Popen]]:
     """That many processes of one run, killed in the end; what they print is appended to files in `scratch`.
 
-    `stuck` is a process, and the step at which it stops in Python.
+    `disturbed` is a process, and the program that it runs instead.
     """
     processes, environment = [], {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
     try:
         for i in range(count):
             words = [*command, *joining(where, count=count)[i]]
-            if stuck and i == stuck[0]:
-                words[1:3] = ["-c", STUCK.format(step=stuck[1])]
+            if disturbed and i == disturbed[0]:
+                words[1:3] = ["-c", disturbed[1]]
             with open(scratch / f"out{i}", "ab") as out, open(scratch / f"err{i}", "ab") as err:
                 processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=err))
         yield processes
@@ -86,25 +95,24 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines if "grad_norm" in line and line.endswith("}")]
 
 
-def disturb(command: list[str], run: Path, scratch: Path, count: int, kind: str, victim: int, step: int) -> list[float]:
+def disturb(
+    command: list[str], run: Path, scratch: Path, count: int, kind: str, victim: int, step: int, within: float = WITHIN
+) -> list[float]:
     """Have it happen at that step, and the run go on; seconds until all the others had ended."""
-    command, where = [*command, *OPTIONS, "--out", str(run)], address()
-    with started(command, count, where, scratch, (victim, step) if kind == "stuck" else None) as processes:
-        until(lambda: len(steps(run)) >= step - 10, 120, "training")
-        if kind != "stuck":
-            until(lambda: len(steps(run)) >= step, 60, "training")
-            processes[victim].send_signal(signal.SIGKILL if kind == "killed" else signal.SIGSTOP)
+    command, where, sign = [*command, *OPTIONS, "--out", str(run)], address(), scratch / "disturbed"
+    program = DISTURBED.format(step=step, sign=str(sign), how=HOW[kind])
+    with started(command, count, where, scratch, (victim, program)) as processes:
+        until(sign.exists, PATIENCE, "training")
         others = [p for i, p in enumerate(processes) if i != victim or kind == "stuck"]
-        late = 5 if kind == "stuck" else 0  # until it comes to that step
-        seconds = [until(lambda: all(p.poll() is not None for p in others), WITHIN + late, "the end of all others")]
+        seconds = [until(lambda: all(p.poll() is not None for p in others), within, "the end of all others")]
         if kind == "stopped":
             processes[victim].send_signal(signal.SIGCONT)
-            seconds.append(until(lambda: processes[victim].poll() is not None, WITHIN, "the end of the stopped one"))
+            seconds.append(until(lambda: processes[victim].poll() is not None, within, "the end of the stopped one"))
         codes = [process.wait() for process in processes]
         assert 0 not in codes, codes
     saved = list((run / "checkpoints").glob("*.json"))
     with started(command, count, where, scratch) as processes:
-        until(lambda: all(p.poll() is not None for p in processes), 120, "the run that goes on")
+        until(lambda: all(p.poll() is not None for p in processes), PATIENCE, "the run that goes on")
         assert [p.returncode for p in processes] == [0] * count, [p.returncode for p in processes]
     assert bool(saved) == ("resumed  at step" in (scratch / "out0").read_text())
     assert steps(run) == list(range(1, STEPS + 1))

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.dealing import SAVERS
 from tests.faults.ranks import steps as steps_of
 from tests.faults.ranks import until
-from tests.processes import QUICK, ended, small_run, start, together
+from tests.processes import PATIENCE, QUICK, ended, small_run, start, together
 
 
 def devices(count):
@@ -69,6 +69,7 @@ def dealing(what, count):
 
 
 @pytest.mark.fault(42)
+@pytest.mark.slow
 def test_42_of_1_to_64_examples_8_devices_have_the_metrics_of_one():
     found = dealing("evaluation", 8)
     assert [here["every"]["examples"] for here in found] == list(range(1, 65))
@@ -79,19 +80,21 @@ def test_42_of_1_to_64_examples_8_devices_have_the_metrics_of_one():
 
 
 @pytest.mark.fault(43)
+@pytest.mark.slow
 def test_43_a_state_is_the_same_on_however_many_devices_it_was_and_is():
     assert dealing("state", 4) == {name: [] for name in SAVERS}
 
 
 @pytest.mark.fault(43)
+@pytest.mark.slow
 def test_43_a_run_goes_on_with_more_devices_and_with_fewer(train, tmp_path):
     run = tmp_path / "run"
     step, long = 0, [*train, "--epochs", "300", "--out", str(run)]
     for count in (1, 2):
         process = start(long, XLA_FLAGS=devices(count))
-        until(lambda: len(steps_of(run)) > step, 120, "training")  # noqa: B023
+        until(lambda: len(steps_of(run)) > step, PATIENCE, "training")  # noqa: B023
         process.send_signal(signal.SIGTERM)
-        [(code, out, err)] = ended([process], 60)
+        [(code, out, err)] = ended([process])
         assert code == 143, err
         assert not step or f"resumed  at step {step} of" in out
         step = int(out.split("SIGTERM: saved at step ")[1].split(";")[0])

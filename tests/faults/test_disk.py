@@ -4,14 +4,18 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.faults.interrupted import ends, make
+from tests.processes import PATIENCE, one_core
 
-ONE_CORE = "import os, runpy; os.sched_setaffinity(0, {0}); runpy.run_module('train', run_name='__main__')"
+ONE_CORE = f"""
+import os, runpy
+os.sched_setaffinity(0, {{{one_core()}}})
+runpy.run_module("train", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def on_a_disk(tmp_path):
     def run(script):
         whole = f"disk={shlex.quote(str(disk))}; mount -t tmpfs -o size=2m none $disk && {{\n{script}\n}}"
         found = subprocess.run(
-            ["unshare", flags[0], "sh", "-c", whole], cwd=ROOT, capture_output=True, text=True, timeout=200
+            ["unshare", flags[0], "sh", "-c", whole], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
         )
         assert found.returncode == 0, found.stderr
         return found.stdout
@@ -157,9 +161,7 @@ def test_30_a_read_only_disk(arguments, on_a_disk, tmp_path, without_jax):
 @pytest.mark.fault(30)
 def test_30_a_place_that_is_a_file_or_not_ours(arguments, tmp_path, refused):
     (tmp_path / "file").write_text("")
-    begun = time.monotonic()
     refused("train", *arguments, "--out", tmp_path / "file" / "run", fragments=["/file is not a directory"])
-    assert time.monotonic() - begun < 2
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     if os.access(locked, os.W_OK):  # root may

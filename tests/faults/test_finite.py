@@ -12,6 +12,7 @@ import pytest
 from bert_jax import checkpoint, files
 from tests.conftest import ROOT, VOCABULARY
 from tests.faults.interrupted import make
+from tests.processes import PATIENCE, one_core
 
 BAD = 5
 """The step, of seven, that the row with the bad word comes in."""
@@ -55,12 +56,12 @@ def train(arguments, out, *more, devices=1):
     """The command, on one core so that floats are the same every time: exit code, output, errors."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     found = subprocess.run(
-        ["taskset", "-c", "0", sys.executable, "-m", "train", *arguments, "--out", str(out), *more],
+        ["taskset", "-c", str(one_core()), sys.executable, "-m", "train", *arguments, "--out", str(out), *more],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return found.returncode, found.stdout, found.stderr
 
@@ -118,6 +119,7 @@ def test_31_gradients_alone_are_looked_at_too(inputs, tmp_path):
 
 
 @pytest.mark.fault(31)
+@pytest.mark.slow
 def test_31_a_rate_that_makes_a_run_diverge(inputs, tmp_path):
     code, _, errors = train(inputs[1], tmp_path / "run", "--learning-rate", "1e30", "--weight-decay", "0")
     assert (code, errors.count("\n")) == (2, 1), errors

@@ -8,23 +8,26 @@ import pytest
 from tests.conftest import ROOT
 from tests.faults import fuzz
 from tests.faults.fuzzed import KINDS, Broken, Kind
+from tests.processes import PATIENCE
 
 
 def fuzzed(*arguments):
     command = [sys.executable, "-m", "tests.faults.fuzz", *map(str, arguments)]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stderr == ""
     return found.stdout
 
 
 @pytest.mark.fault(15)
+@pytest.mark.slow
 def test_15_a_thousand_mutated_tokenizers_are_refused_or_work():
     said = fuzzed("--cases", 1000, "--kind", "tokenizer", "--seed", 15)
     assert "tokenizer 1,000 (" in said
     assert "tokenizer 1,000 (0 taken)" not in said
 
 
+@pytest.mark.slow
 def test_five_thousand_mutated_files_of_all_kinds():
     said = fuzzed("--cases", 5000)
     assert said.startswith("5,000 cases in ")
@@ -79,7 +82,7 @@ fuzz.KINDS = {{"some": make}}
 fuzz.kind_of = lambda number, seed, only: ("some", __import__("random").Random(number))
 sys.exit(fuzz.main(["--cases", "40"]))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1, done.stderr
     failed = done.stdout.count("the process did not come back")
     assert failed >= 1

@@ -15,6 +15,7 @@ from bert_jax.files import read_json, sha256
 from bert_jax.tensors import read_tensors
 from tests.conftest import ROOT
 from tests.hub import HubHandler
+from tests.processes import PATIENCE
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"
 REPOSITORY = "someone/tiny-bert"
@@ -108,7 +109,7 @@ def convert(tmp_path):
         environment = {key: value for key, value in environment.items() if not key.startswith("HF_")}
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
         command = [sys.executable, "-m", "convert", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
     return call
 

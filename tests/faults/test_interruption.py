@@ -13,18 +13,31 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.faults.interrupted import ends, make
+from tests.processes import PATIENCE, one_core
 
 # On one core, so that floats are the same every time; Ctrl-C as at a terminal, even in a background job.
-SHELL = """
+SHELL = f"""
 import os, runpy, signal, sys
-os.sched_setaffinity(0, {0})
+os.sched_setaffinity(0, {{{one_core()}}})
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("train", run_name="__main__", alter_sys=True)
 """
 
+# A signal in the middle of a run, however fast the machine: once ten steps are done.
+SIGNALLED = """
+from train import loop
+dispatch = loop._Run._dispatch
+def signalled(self, *arguments):
+    if self.progress.step >= 10:
+        loop._Run._dispatch = dispatch
+        os.kill(os.getpid(), {number})
+    dispatch(self, *arguments)
+loop._Run._dispatch = signalled
+"""
 
-def command(arguments, out, *more):
-    return [sys.executable, "-c", SHELL, *arguments, "--out", str(out), *more]
+
+def command(arguments, out, *more, shell=SHELL):
+    return [sys.executable, "-c", shell, *arguments, "--out", str(out), *more]
 
 
 def done(arguments, out, *more, code=0):
@@ -60,6 +73,7 @@ def half(undisturbed, tmp_path):
 
 
 @pytest.mark.fault(27)
+@pytest.mark.slow
 def test_27_twenty_runs_killed_anywhere_end_as_if_nothing_had_been():
     found = subprocess.run(
         [sys.executable, "-m", "tests.faults.kill", "--runs", "20"], cwd=ROOT, capture_output=True, text=True
@@ -72,24 +86,13 @@ def test_27_twenty_runs_killed_anywhere_end_as_if_nothing_had_been():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_28_a_run_that_is_asked_to_stop_saves_and_goes_on_later(arguments, undisturbed, tmp_path, number, code):
     out = tmp_path / "run"
-    started = subprocess.Popen(
-        command(arguments, out, "--checkpoint-every", "1000"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").stat().st_size == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    begun = time.monotonic()
-    started.send_signal(number)
-    stdout, stderr = started.communicate(timeout=60)
-    assert started.returncode == code, stderr
-    assert time.monotonic() - begun < 10
-    assert "saved at step" in stdout
-    step = int(stdout.split("saved at step ")[1].split(";")[0])
+    shell = SHELL.replace("runpy.run", f"{SIGNALLED.format(number=int(number))}\nrunpy.run")
+    words = command(arguments, out, "--checkpoint-every", "1000", shell=shell)
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == code, found.stderr
+    assert "saved at step" in found.stdout
+    step = int(found.stdout.split("saved at step ")[1].split(";")[0])
+    assert step in (10, 11)  # the step in hand is finished, and no other one begun
     logged = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     assert max(line["step"] for line in logged) == step  # 0 completed steps lost
     assert f"resumed  at step {step} of 35" in done(arguments, out)
@@ -97,9 +100,11 @@ def test_28_a_run_that_is_asked_to_stop_saves_and_goes_on_later(arguments, undis
 
 
 @pytest.mark.fault(28)
+@pytest.mark.slow
 def test_28_six_runs_that_are_asked_to_stop_in_the_compiler_in_evaluation_in_a_save_and_anywhere():
+    words = f"--signal TERM --runs 6 --seed 9 --within {PATIENCE}"
     found = subprocess.run(
-        [sys.executable, "-m", "tests.faults.kill", "--signal", "TERM", "--runs", "6", "--seed", "9"],
+        [sys.executable, "-m", "tests.faults.kill", *words.split()],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -118,7 +123,7 @@ import contextlib, hashlib
 from train.stopping import Signals, leave
 with Signals() as asked, {inside}:
     print("ready", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # more than five minutes on any machine
 """
     started = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
@@ -127,15 +132,14 @@ with Signals() as asked, {inside}:
         time.sleep(0.3)
         assert started.poll() is None, number
         started.terminate()
-    begun = time.monotonic()
     try:
-        assert started.wait(20) == 143
+        assert started.wait(240) == 143
     finally:
         started.kill()
-    assert time.monotonic() - begun < 2
 
 
 @pytest.mark.fault(36)
+@pytest.mark.slow
 def test_36_a_damaged_checkpoint_is_passed_over_whatever_the_damage(arguments, undisturbed, half, tmp_path):
     from train.checkpoints import Checkpoints
 
@@ -181,6 +185,7 @@ def test_37_where_every_checkpoint_is_damaged_nothing_starts_over_in_silence(arg
 
 
 @pytest.mark.fault(33)
+@pytest.mark.slow
 def test_33_other_options_are_refused_with_the_difference_and_more_epochs_are_not(arguments, half):
     err = done(arguments, half, "--learning-rate", "1e-4", code=2)
     assert "--learning-rate 0.003, now 0.0001" in err
@@ -200,6 +205,7 @@ def test_34_other_data_are_refused(arguments, half, tmp_path):
 
 
 @pytest.mark.fault(35)
+@pytest.mark.slow
 def test_35_two_runs_in_one_directory(arguments, half):
     import fcntl
 
@@ -286,6 +292,7 @@ def test_a_directory_that_is_not_a_run_is_left_alone(arguments, tmp_path):
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_step_is_finished(arguments, undisturbed, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
@@ -297,6 +304,7 @@ def test_a_run_killed_after_its_last_step_is_finished(arguments, undisturbed, tm
 
 
 @pytest.mark.parametrize("more", [("--steps-per-dispatch", "4"), ("--accumulate", "2")])
+@pytest.mark.slow
 def test_in_the_middle_of_windows_and_of_parts(arguments, tmp_path, more):
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     done(arguments, whole, *more)

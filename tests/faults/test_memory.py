@@ -15,6 +15,7 @@ from bert_jax.files import new_directory
 from bert_jax.packing import Tokens
 from tests.conftest import ROOT, random_checkpoint
 from tests.faults.conftest import TINY
+from tests.processes import PATIENCE, one_core
 
 LIMITED = """
 import os, resource, sys
@@ -49,7 +50,7 @@ def train(tmp_path_factory):
             [
                 "taskset",
                 "-c",
-                "0",
+                str(one_core()),
                 sys.executable,
                 "-c",
                 LIMITED,
@@ -63,7 +64,7 @@ def train(tmp_path_factory):
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE,
         )
         return found.returncode, found.stdout, found.stderr
 
@@ -72,6 +73,7 @@ def train(tmp_path_factory):
 
 
 @pytest.mark.fault(32)
+@pytest.mark.slow
 def test_32_the_error_says_what_would_fit_and_it_does(train, tmp_path):
     code, _, errors = train(tmp_path / "run")
     assert (code, errors.count("\n")) == (2, 1), errors

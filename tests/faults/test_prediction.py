@@ -9,10 +9,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.faults.conftest import command
+from tests.processes import PATIENCE
 
 
 def shell(line, **options):
-    return subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, timeout=120, **options)
+    return subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, timeout=PATIENCE, **options)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_54_reader_gone(reader, predict, tmp_path):
 def test_51_a_long_line_is_cut_and_flagged_in_bounded_memory(classifier):
     def peak(text):
         words = [sys.executable, "-c", PEAK, "--model", str(classifier)]
-        done = subprocess.run(words, input=text, cwd=ROOT, capture_output=True, timeout=120)
+        done = subprocess.run(words, input=text, cwd=ROOT, capture_output=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout), int(done.stderr)
 

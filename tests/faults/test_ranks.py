@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.faults import ranks
-from tests.processes import ended, small_run, start
+from tests.processes import PATIENCE, ended, small_run, start
 from train import watchdog
 from train.watchdog import FACTOR, LONG, SHORT, Watchdog
 
@@ -23,7 +23,7 @@ def disturbed(train, tmp_path):
     """Disturb a run, which must end and go on; what the processes print on standard error."""
 
     def run(count, kind, victim, step=20):
-        ranks.disturb(train, tmp_path / "run", tmp_path, count, kind, victim, step)
+        ranks.disturb(train, tmp_path / "run", tmp_path, count, kind, victim, step, within=PATIENCE)
         return [(tmp_path / f"err{i}").read_text() for i in range(count)]
 
     return run
@@ -31,6 +31,7 @@ def disturbed(train, tmp_path):
 
 @pytest.mark.fault(44)
 @pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.slow
 def test_44_one_process_is_killed_the_others_end_and_the_same_commands_go_on(disturbed, victim):
     errors = disturbed(2, "killed", victim)
     if victim:  # where it is the first, JAX may be the one that notices, and has its own words
@@ -42,14 +43,19 @@ def test_44_one_process_is_killed_the_others_end_and_the_same_commands_go_on(dis
 
 
 @pytest.mark.fault(46)
+@pytest.mark.slow
 def test_46_a_process_that_is_stuck_ends_all_with_stacks(disturbed):
     _, stuck = disturbed(2, "stuck", 1)
     assert "in stuck" in stuck.split("(most recent call first)")[-1]
-    assert "error: process 1 of 2 has made no progress for 11 s at step" in stuck.splitlines()[-1]
+    # One look more than the limit, which is longer where a step took longer than it should.
+    idle = re.search(r"error: process 1 of 2 has made no progress for (\d+) s at step", stuck.splitlines()[-1])
+    assert idle
+    assert int(idle[1]) > SHORT * watchdog.TICK
     assert "the same commands go on from the newest checkpoint" in stuck.splitlines()[-1]
 
 
 @pytest.mark.fault(46)
+@pytest.mark.slow
 def test_46_a_process_that_is_stopped_ends_all(disturbed):
     disturbed(2, "stopped", 0)
 
@@ -102,7 +108,7 @@ with watchdog.Watchdog() as dog:
         time.sleep(0.05)
         dog.beat()
     if sys.argv[1] == "stuck":
-        time.sleep(60)
+        time.sleep(3600)
 print("done")
 """
 
@@ -116,7 +122,7 @@ def test_46_a_pause_is_not_what_it_ends_but_standing_still_is():
     moves.send_signal(signal.SIGSTOP)
     time.sleep(2)  # 40 ticks
     moves.send_signal(signal.SIGCONT)
-    (code, out, err), (code_stuck, _, err_stuck) = ended([moves, stuck], 30)
+    (code, out, err), (code_stuck, _, err_stuck) = ended([moves, stuck])
     assert (code, out, err) == (0, "done\n", "")
     assert code_stuck == 1
     assert "error: process 1 of 2 has made no progress" in err_stuck

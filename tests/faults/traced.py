@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.conftest import ROOT
+from tests.processes import PATIENCE
 
 
 class Trace(NamedTuple):
@@ -37,7 +38,7 @@ class Trace(NamedTuple):
         return read | {path for path in self.changed if not _below(path, mine)}
 
 
-def trace(module: str, *arguments: object, directory: Path, seconds: float = 60.0) -> Trace:
+def trace(module: str, *arguments: object, directory: Path, seconds: float = PATIENCE) -> Trace:
     """Run `python -m MODULE ARGUMENTS` without a network; `directory` is for the trace's own files."""
     log = directory / "trace"
     log.mkdir(parents=True)
