@@ -1,5 +1,6 @@
 """Shape types are checked in every test, and fixtures that several files share."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from convert import huggingface  # noqa: E402
 ROOT = Path(__file__).parent.parent
 
 
-OPTIMIZED = {"tests.test_parity"}
-"""Modules that hold numbers to a few units in the last place: they compile as users do, even with --hurried."""
+HURRIED = "--xla_backend_optimization_level=0"
+"""In XLA_FLAGS: compiling is most of what tests do, and so takes less than half of the time."""
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # a flag that later ones do not know ends the process
+    HURRIED += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_addoption(parser):
@@ -36,6 +39,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--hurried"):  # before JAX is imported here, and for the commands that tests run
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HURRIED}".strip()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,18 +52,6 @@ def _compilation_cache(tmp_path_factory):
         directory = directory.parent  # the other workers' too
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory / "compiled")
     use_cache()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _optimizations(request):
-    if request.config.getoption("--hurried") and request.module.__name__ in OPTIMIZED:
-        import jax
-
-        jax.config.update("jax_disable_most_optimizations", False)
-        yield
-        jax.config.update("jax_disable_most_optimizations", True)
-    else:
-        yield
 
 
 # A distinct prime for every axis, so that no two can be mistaken for each other.

@@ -8,13 +8,10 @@ from pathlib import Path
 
 from bert_jax.checkpoint import write
 from bert_jax.files import new_directory
-from tests.conftest import PRIMES, ROOT, random_checkpoint, write_reviews
+from tests.conftest import HURRIED, PRIMES, ROOT, random_checkpoint, write_reviews
 
 PATIENCE = 600.0
 """Seconds after which something hangs: no machine that is only slow, or busy with other things, takes so long."""
-
-QUICK = "--xla_backend_optimization_level=0"
-"""In XLA_FLAGS: compiling is most of what these runs do."""
 
 
 def address() -> str:
@@ -41,7 +38,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": HURRIED, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

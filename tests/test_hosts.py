@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import sys
 
 import numpy as np
@@ -21,8 +22,8 @@ NAMES = (
 @pytest.fixture(scope="module")
 def found():
     command = [sys.executable, "-m", "tests.curves"]
-    flags = "--xla_force_host_platform_device_count="
-    both = together([[*command, *NAMES]] * 2, XLA_FLAGS=f"{flags}4", ADDRESS=address())
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    both = together([[*command, *NAMES]] * 2, XLA_FLAGS=flags, ADDRESS=address())
     assert [code for code, _, _ in both] == [0, 0], both[0][2] + both[1][2]
     first, second = (json.loads(out.splitlines()[-1]) for _, out, _ in both)
     [(code, out, err)] = together([[*command, "one device"]])

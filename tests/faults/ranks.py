@@ -20,8 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import ROOT
-from tests.processes import PATIENCE, QUICK, address, joining, small_run
+from tests.conftest import HURRIED, ROOT
+from tests.processes import PATIENCE, address, joining, small_run
 
 WITHIN = 15.0
 """Seconds in which all have to end."""
@@ -65,7 +65,7 @@ def started(
 
     `disturbed` is a process, and the program that it runs instead.
     """
-    processes, environment = [], {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
+    processes, environment = [], {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": HURRIED}
     try:
         for i in range(count):
             words = [*command, *joining(where, count=count)[i]]

@@ -6,14 +6,15 @@ import sys
 
 import pytest
 
+from tests.conftest import HURRIED
 from tests.faults.dealing import SAVERS
 from tests.faults.ranks import steps as steps_of
 from tests.faults.ranks import until
-from tests.processes import PATIENCE, QUICK, ended, small_run, start, together
+from tests.processes import PATIENCE, ended, small_run, start, together
 
 
 def devices(count):
-    return f"{QUICK} --xla_force_host_platform_device_count={count}"
+    return f"{HURRIED} --xla_force_host_platform_device_count={count}"
 
 
 @pytest.fixture(scope="module")

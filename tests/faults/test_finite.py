@@ -54,7 +54,7 @@ def changed(model, change):
 
 def train(arguments, out, *more, devices=1):
     """The command, on one core so that floats are the same every time: exit code, output, errors."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     found = subprocess.run(
         ["taskset", "-c", str(one_core()), sys.executable, "-m", "train", *arguments, "--out", str(out), *more],
         cwd=ROOT,
