@@ -28,7 +28,7 @@ _MASKED = float(jnp.finfo(jnp.float32).min)
 
 # Mosaic has no products of three passes. Triton's float32 products without tensor cores take minutes to compile and
 # spill; three of TF32 are about as exact (`kernel_check` holds them to it).
-_KERNEL_PRECISION = {
+_KERNEL_PRECISION: dict[tuple[str, lax.PrecisionLike], lax.PrecisionLike] = {
     ("mosaic", lax.Precision.HIGH): lax.Precision.HIGHEST,
     ("triton", lax.Precision.HIGHEST): lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
 }
