@@ -18,18 +18,22 @@ _LEAST_SECONDS = 0.1  # of compiling; what takes less is not worth a file
 _YNN_OPTION, _YNN_VALUES = "xla_cpu_experimental_ynn_fusion_type", ("LIBRARY_FUSION_TYPE_REDUCE", "")
 
 
-@functools.cache
 def compiler_options() -> dict[str, Any]:
     """What `jax.jit` is told of a forward pass or a step (`compiler_options`): on a CPU, exact products.
 
     An option that this version of jaxlib does not know is left out: each is tried once on a small program. Nothing is
-    set for other programs, or for other users of JAX in the process.
+    set for other programs, or for other users of JAX in the process. `jax.pmap` takes no such options.
     """
     import jax
 
-    if jax.default_backend() != "cpu":
-        return {}
-    for value in _YNN_VALUES:
+    return _options_for(jax.default_backend())
+
+
+@functools.cache
+def _options_for(backend: str) -> dict[str, Any]:
+    import jax
+
+    for value in _YNN_VALUES if backend == "cpu" else ():
         options = {_YNN_OPTION: value}
         try:
             jax.jit(lambda x: x + 1, compiler_options=options)(1.0)

@@ -137,9 +137,9 @@ def compared(monkeypatch, backend, precision):
     read, against = conversion.read(str(directory)), reference.load(directory / "reference.safetensors")
     answer, asked = parity.answer, []
 
-    def noted(checkpoint, tokens, dtype="float32", precision="highest"):
+    def noted(checkpoint, tokens, dtype="float32", precision="highest", **how):
         asked.append((dtype, precision))
-        return answer(checkpoint, tokens, dtype, precision)
+        return answer(checkpoint, tokens, dtype, precision, **how)
 
     monkeypatch.setattr(parity, "answer", noted)
     monkeypatch.setattr(attention, "fused_here", lambda: None)
