@@ -312,7 +312,7 @@ def lowered(batches, config, tensors, **settings):
 
 def test_micro_batches_and_remat_save_memory_and_change_no_result():
     config = BertConfig(
-        vocab_size=101, hidden_size=32, num_hidden_layers=6, num_attention_heads=2, intermediate_size=128,
+        vocab_size=101, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=128,
         max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         architecture="BertForSequenceClassification", labels=("a", "b"),
     )  # fmt: skip

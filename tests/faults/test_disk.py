@@ -63,6 +63,7 @@ def said(keep, name):
 
 
 @pytest.mark.fault(29)
+@pytest.mark.slow
 def test_29_a_full_disk_leaves_the_older_checkpoints(arguments, on_a_disk, tmp_path):
     from train.checkpoints import Checkpoints
 
@@ -93,6 +94,7 @@ def test_29_a_full_disk_leaves_the_older_checkpoints(arguments, on_a_disk, tmp_p
 
 
 @pytest.mark.fault(29)
+@pytest.mark.slow
 def test_29_whatever_else_is_written(arguments, on_a_disk, tmp_path):
     log = """
 import pathlib, sys

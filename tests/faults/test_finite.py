@@ -77,8 +77,11 @@ def saved(out, step):
 @pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("more", "devices"),
-    [((), 1), (("--steps-per-dispatch", "2", "--accumulate", "2"), 1), (("--parallel", "pmap"), 2)],
-    ids=["steps", "windows", "pmap"],
+    [
+        pytest.param((), 1, id="steps"),
+        pytest.param(("--steps-per-dispatch", "2", "--accumulate", "2"), 1, id="windows", marks=pytest.mark.slow),
+        pytest.param(("--parallel", "pmap"), 2, id="pmap", marks=pytest.mark.slow),
+    ],
 )
 def test_31_a_step_that_is_not_finite_is_not_taken_nor_any_after_it(inputs, tmp_path, more, devices):
     bad, clean, line = inputs

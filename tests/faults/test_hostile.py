@@ -11,7 +11,7 @@ def _numbered(each):
     return pytest.param(each, id=f"{each.row or ''} {each.name}".strip(), marks=marks)
 
 
-@pytest.mark.parametrize("each", map(_numbered, ATTACKS))
+@pytest.mark.parametrize("each", [_numbered(each) for each in ATTACKS])
 def test_a_hostile_repository_is_refused_or_harmless(each, tmp_path):
     found, problems = run(each, tmp_path)
     assert not problems, found.err

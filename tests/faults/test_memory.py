@@ -149,7 +149,7 @@ def test_32_it_is_said_before_the_first_step(train, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("layers", [2, 5])
+@pytest.mark.parametrize("layers", [2, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("length", [64, 256])
 def test_the_rough_estimate_is_near_what_the_compiler_says(layers, length):
     import jax
