@@ -11,7 +11,10 @@ import pytest
 from tests.conftest import ROOT
 
 QEMU = shutil.which("qemu-x86_64")
-pytestmark = pytest.mark.skipif(QEMU is None, reason="needs qemu-x86_64 (Debian's qemu-user)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(QEMU is None, reason="needs qemu-x86_64 (Debian's qemu-user)"),
+]
 
 
 def emulated(processor: str, *arguments: str) -> subprocess.CompletedProcess[str]:
