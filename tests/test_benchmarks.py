@@ -191,6 +191,7 @@ def test_every_kind_has_its_module():
 # --- the command
 
 
+@pytest.mark.slow
 def test_command_prints_and_writes(encoder, data, tmp_path, capsys):
     out = tmp_path / "found.json"
     options = ["--model", str(encoder), "--data", str(data), "--max-length", "16", "--batch-size", "8"]

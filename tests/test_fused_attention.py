@@ -159,6 +159,7 @@ def shards():
     print("equal on", jax.device_count())
 
 
+@pytest.mark.slow
 def test_shards_of_rows_and_of_heads_drop_what_the_whole_drops():
     code = "from tests.test_fused_attention import shards; shards()"
     environment = os.environ | {

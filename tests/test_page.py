@@ -142,6 +142,7 @@ def test_the_command_of_a_run_is_its_options():
 # --- statistics
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     rng, inside = np.random.default_rng(1), 0
     for seed in range(60):

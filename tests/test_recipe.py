@@ -198,6 +198,7 @@ def test_the_learning_rate_is_in_the_log(run):
     assert rates == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
 
 
+@pytest.mark.slow
 def test_a_weighted_loss_is_the_same_however_a_batch_is_dealt(run):
     _, whole = run("--epochs", "1", "--class-weights", "1,5")
     _, parts = run("--epochs", "1", "--class-weights", "1,5", "--accumulate", 4)

@@ -32,7 +32,7 @@ from train.prepare import prepare
 ENCODER = BertConfig(
     vocab_size=len(VOCABULARY),
     hidden_size=32,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=4,
     intermediate_size=48,
     max_position_embeddings=64,

@@ -21,10 +21,13 @@ SAVES = ("checkpoint files", "manifest", "manifest in place", "old checkpoints",
 """Moments inside saves at which a run can kill itself."""
 
 
-def make(directory: Path) -> list[str]:
+def make(directory: Path, layers: int = 1) -> list[str]:
     """Model and data of a run of 35 steps, evaluated five times; the arguments of `python -m train`."""
     with new_directory(directory / "model") as scratch:
-        write(scratch, random_checkpoint(PRIMES.replace(labels=("0", "1")), directory / "source"))
+        write(
+            scratch,
+            random_checkpoint(PRIMES.replace(labels=("0", "1"), num_hidden_layers=layers), directory / "source"),
+        )
     write_reviews(directory, train=54, dev=21, test=13)
     options = "--epochs 5 --batch-size 8 --max-length 32 --learning-rate 3e-3 --checkpoint-every 3"
     return ["--model", str(directory / "model"), "--data", str(directory), *options.split()]

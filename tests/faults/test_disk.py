@@ -20,7 +20,7 @@ runpy.run_module("train", run_name="__main__")
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("disk"))
+    return make(tmp_path_factory.mktemp("disk"), layers=2)  # of the size that fills the disk
 
 
 @pytest.fixture

@@ -60,9 +60,20 @@ def test_faults_are_found(tmp_path):
     assert one(tmp_path, fails(UserError("some.json: bad"))) == "refused"
     assert one(tmp_path, fails(UserError("bad"))) == "wrong messages"
     assert one(tmp_path, fails(KeyError("x"))) == "crashes"
-    assert one(tmp_path, lambda path: bytes(100 * 2**20)) == "over memory"
     assert one(tmp_path, lambda path: None) == "taken"
     assert one(tmp_path, lambda path: None, broken) == "over-acceptances"
+
+
+def test_memory_is_found_in_a_process_that_holds_none_to_give(tmp_path):
+    script = f"""
+from pathlib import Path
+from tests.faults import fuzz
+from tests.faults.fuzzed import Kind
+kind = Kind(Path({str(tmp_path)!r}), "some.json", lambda rng: b"", lambda path: bytes(100 * 2**20), lambda *_: None)
+print(fuzz._one(kind, b"content")[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "over memory\n"), done.stderr
 
 
 @pytest.mark.parametrize(("what", "program"), [("crashes", "os.abort()"), ("hangs", "while True: pass")])
