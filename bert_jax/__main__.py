@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from bert_jax.checkpoint import read_classifier
-from bert_jax.command import Parser, run
-from bert_jax.config import PRECISIONS, is_whole
+from bert_jax.command import PRODUCTS, Parser, run
+from bert_jax.config import is_whole
 from bert_jax.errors import UserError
 from bert_jax.files import new_file
 from bert_jax.tokenizer import LONG_TEXTS, check_max_length
@@ -44,10 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--long-texts", choices=LONG_TEXTS, help="what is read of longer texts (default: as in training)"
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="highest", help="how exactly float32 is multiplied on GPU and TPU"
-    )
+    parser.add_argument("--dtype", **PRODUCTS["--dtype"])
+    parser.add_argument("--precision", **PRODUCTS["--precision"])
     args = parser.parse_args(argv)
 
     if args.texts and args.input:

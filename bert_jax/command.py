@@ -9,7 +9,22 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from bert_jax.config import PRECISIONS
 from bert_jax.errors import UserError
+
+PRODUCTS: dict[str, dict[str, Any]] = {
+    "--dtype": {
+        "choices": ("float32", "bfloat16"),
+        "default": "float32",
+        "help": "what products compute in",
+    },
+    "--precision": {
+        "choices": PRECISIONS,
+        "default": "highest",
+        "help": "how exactly float32 is multiplied on GPU and TPU",
+    },
+}
+"""Options of matrix products that several commands share: what `add_argument` takes, by name."""
 
 _WIDTH = 80
 """Columns of help, at most: longer lines are hard to read on a terminal of any width."""
@@ -129,7 +144,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
     except RuntimeError as error:
-        if "jaxlib version was built using" not in str(error) and "jaxlib was built using" not in str(error):
+        if "jaxlib was built using" not in str(error):
             raise
         print("error: this processor lacks AVX, which JAX needs: jaxlib is built for it", file=sys.stderr)
         code = 2

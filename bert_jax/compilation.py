@@ -1,4 +1,4 @@
-"""The persistent compilation cache: what was compiled once need not be compiled by the next run."""
+"""How programs are compiled: what the compiler is told, and the cache that spares the next run compiling."""
 
 import functools
 import hashlib
@@ -13,8 +13,8 @@ from bert_jax.errors import UserError
 _MOST_BYTES = 4 * 2**30  # then what was used longest ago goes
 _LEAST_SECONDS = 0.1  # of compiling; what takes less is not worth a file
 
-# Values of XLA's option for what YNNPACK computes on a CPU, best first. Its products add their terms one after
-# the other, and their error is up to twice that of Eigen's, which compute them otherwise. Its sums are faster.
+# Values of XLA's option for what YNNPACK computes on a CPU, best first: its sums, which are fast, or nothing. It adds
+# the terms of a product one after the other. Without it products are Eigen's, whose errors are smaller (RECORDS.md).
 _YNN_OPTION, _YNN_VALUES = "xla_cpu_experimental_ynn_fusion_type", ("LIBRARY_FUSION_TYPE_REDUCE", "")
 
 
@@ -36,7 +36,8 @@ def _options_for(backend: str) -> dict[str, Any]:
     for value in _YNN_VALUES if backend == "cpu" else ():
         options = {_YNN_OPTION: value}
         try:
-            jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
+            # Compiled and not run, as the caller may be where nothing may be sent to a device.
+            jax.jit(lambda x: x + 1, compiler_options=options).lower(jax.ShapeDtypeStruct((), "float32")).compile()
         except (jax.errors.JaxRuntimeError, ValueError):
             continue
         return options

@@ -11,6 +11,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 """Values of `hidden_act` that are understood; `gelu` is the exact erf form."""
 
 ATTENTION = ("auto", "plain", "triton", "mosaic", "interpret")
+"""How attention is computed: plain XLA, or the fused kernel for GPU, for TPU, or interpreted (slow, for tests)."""
 
 PRECISIONS = ("highest", "high", "default")
 """How exactly float32 numbers are multiplied: JAX's own names (`jax.lax.Precision`).
@@ -18,7 +19,6 @@ PRECISIONS = ("highest", "high", "default")
 On a CPU all three are float32. `highest` is float32 on every device; `high` is TF32 on a GPU and three bfloat16 passes
 on a TPU; `default` is the fastest: TF32 on a GPU and one bfloat16 pass on a TPU.
 """
-"""How attention is computed: plain XLA, or the fused kernel for GPU, for TPU, or interpreted (slow, for tests)."""
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)

@@ -36,11 +36,13 @@ INSTRUCTION_SETS = "default", "avx2", "avx512"
 """Those that torch has kernels for on x86-64, by their names in ATEN_CPU_CAPABILITY; "default" is the same anywhere."""
 
 
-def instruction_set() -> str:
-    """The one of them that torch takes in this process."""
+def instruction_sets() -> list[str]:
+    """Those that this process may ask torch for, ending with the one that it takes by itself."""
     import torch
 
-    return torch.backends.cpu.get_cpu_capability().lower()
+    taken = torch.backends.cpu.get_cpu_capability().lower()
+    known = taken in INSTRUCTION_SETS  # other processors have names of their own
+    return [*INSTRUCTION_SETS[: INSTRUCTION_SETS.index(taken) if known else 0], taken]
 
 
 def make(
@@ -86,7 +88,7 @@ def make(
     for name, (before, after) in _adamw(single[2], exact[1]).items():
         steps[name] = gradients[name].of(before), gradients[name].of(after)
     made_with = {
-        "instruction_sets": [instruction_set()],
+        "instruction_sets": [instruction_sets()[-1]],
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -101,9 +103,7 @@ def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sam
     under `if __name__ == "__main__"`.
     """
     first = make(directory, checkpoint, max_length=max_length, sample=sample)
-    best = instruction_set()
-    others = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(best)] if best in INSTRUCTION_SETS else ()
-    for name in others:
+    for name in instruction_sets()[:-1]:
         with (
             _environment("ATEN_CPU_CAPABILITY", name),
             ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from convert import conversion, huggingface, parity, reference
+from convert import comparison, conversion, huggingface, parity, reference
 
 GOLDEN = Path(__file__).parent / "golden"
 FEW = 4
@@ -35,7 +35,7 @@ def main(names: list[str]) -> None:
         read = conversion.read(huggingface.MINILM if minilm else str(GOLDEN / "odd" / name))
         file = GOLDEN / "minilm.safetensors" if minilm else GOLDEN / "odd" / name / "reference.safetensors"
         against = reference.load(file)
-        for finding in parity.compare(
+        for finding in comparison.compare(
             parity.with_probe(read.checkpoint), read.tokenizer, few(against, FEW) if minilm else against
         ):
             print(json.dumps([name, finding.name, bool(finding.holds), finding.ours, finding.torch]), flush=True)

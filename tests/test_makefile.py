@@ -14,7 +14,7 @@ def demo(folder, parity_code: int) -> tuple[subprocess.CompletedProcess[str], li
     """Run the demo where every command succeeds but parity, which exits with this code; the modules it ran."""
     (folder / "bin").mkdir()
     (folder / "runs").mkdir()
-    (folder / ".library").touch()
+    (folder / ".package").touch()
     python = folder / "bin" / "python"
     python.write_text(
         f'#!/bin/sh\necho "$2" >> {folder}/ran\n[ "$2" = convert.parity ] && exit {parity_code}\nexit 0\n'

@@ -8,7 +8,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tensors import read_tensors, write_tensors
-from convert import conversion, huggingface, parity, reference
+from convert import comparison, conversion, huggingface, parity, reference
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -20,7 +20,7 @@ def findings(source: str, file: Path):
     probed = parity.with_probe(read.checkpoint)
     against = reference.load(file)
     assert against.parameters_sha256 == reference.fingerprint(probed)
-    return list(parity.compare(probed, read.tokenizer, against)), against
+    return list(comparison.compare(probed, read.tokenizer, against)), against
 
 
 def check(found, against, layers):
@@ -157,11 +157,11 @@ def test_the_worst_of_two_instruction_sets_is_kept():
 @pytest.mark.parametrize("change", [2**-19, -(2**-19)])
 def test_a_step_that_is_a_few_units_off_is_missed(change):
     one = reference.load(GOLDEN / "odd" / "one_layer" / "reference.safetensors")
-    assert parity._adamw_step(one).holds
+    assert comparison._adamw_step(one).holds
     name = "pooler.kernel"
     before, after = one.steps[name]
     moved = one._replace(steps=one.steps | {name: (before, after * (1 + change))})
-    assert not parity._adamw_step(moved).holds
+    assert not comparison._adamw_step(moved).holds
 
 
 def test_an_older_reference_is_refused(tmp_path):

@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from bert_jax import TextClassifier, attention, load
+from bert_jax import TextClassifier, attention, compilation, load
 from bert_jax.config import CLASSIFIER, PRECISIONS, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.heads import SequenceClassifier, cross_entropy
 from bert_jax.packing import Rows
 from bert_jax.parameters import build_classifier
-from convert import conversion, parity, reference
+from convert import comparison, conversion, parity, reference
 from tests.conftest import ROOT
 
 SMALL = BertConfig(
@@ -135,16 +135,18 @@ def compared(monkeypatch, backend, precision):
     """Names of parity's findings on a backend, and the precisions in which it answered."""
     directory = ROOT / "tests" / "golden" / "odd" / "one_layer"
     read, against = conversion.read(str(directory)), reference.load(directory / "reference.safetensors")
-    answer, asked = parity.answer, []
+    answer, asked = comparison.answer, []
 
     def noted(checkpoint, tokens, dtype="float32", precision="highest", **how):
         asked.append((dtype, precision))
         return answer(checkpoint, tokens, dtype, precision, **how)
 
-    monkeypatch.setattr(parity, "answer", noted)
+    monkeypatch.setattr(comparison, "answer", noted)
     monkeypatch.setattr(attention, "fused_here", lambda: None)
+    options = compilation.compiler_options()  # it is a CPU that computes, whatever it is called
+    monkeypatch.setattr(compilation, "compiler_options", lambda: options)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    found = list(parity.compare(parity.with_probe(read.checkpoint), read.tokenizer, against, precision))
+    found = list(comparison.compare(parity.with_probe(read.checkpoint), read.tokenizer, against, precision))
     assert all(finding.holds for finding in found)
     return [finding.name for finding in found], asked
 

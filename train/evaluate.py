@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.command import Parser, printable, run
-from bert_jax.config import CLASSIFIER, PRECISIONS, SINGLE_LABEL
+from bert_jax.command import PRODUCTS, Parser, printable, run
+from bert_jax.config import CLASSIFIER, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 from bert_jax.tokenizer import LONG_TEXTS
@@ -43,10 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--max-length", type=int, metavar="N", help="tokens read at once (default: as in training)")
     how.add_argument("--long-texts", choices=LONG_TEXTS, help="what is read of longer ones (default: as in training)")
-    how.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what products compute in")
-    how.add_argument(
-        "--precision", choices=PRECISIONS, default="highest", help="how exactly float32 is multiplied on GPU and TPU"
-    )
+    how.add_argument("--dtype", **PRODUCTS["--dtype"])
+    how.add_argument("--precision", **PRODUCTS["--precision"])
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=Path, metavar="DIR", help="directory to make (default: runs/evaluation-DATA)")
     where.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")

@@ -1,0 +1,210 @@
+"""What is compared with a reference: what this project computes for its texts, and how far that may be from it."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from bert_jax.checkpoint import Checkpoint
+from bert_jax.packing import Rows, assign, pack
+from bert_jax.tokenizer import Tokenizer
+
+from . import reference
+from .reference import Error, Quantity, Reference
+
+RMS_RATIO, LARGEST_RATIO = 1.25, 2.0
+"""Our error over torch's own, in the mean square and in the largest element, float32 and bfloat16."""
+
+RMS_FLOOR, LARGEST_FLOOR = 0.75, 4.0
+"""In units in the last place of an array's rms (2^-23 of it): where torch's own errors are smaller, by luck, they count
+as these. One LayerNorm alone makes errors of 0.7 units in the mean square and 6 at most."""
+
+GRADIENT_RATIO, GRADIENT_SHARE = 1.5, 1e-7
+"""A gradient's error: this times torch's own, plus this share of the global gradient norm."""
+
+STEP_BOUND, STEP_SHARE = 0.75, 2e-5
+"""After one AdamW step from the same gradients: units in the last place of a parameter, of which rounding the sum
+takes half of one, plus this share of the learning rate."""
+
+
+class Finding(NamedTuple):
+    """One comparison: our error, torch's own, what is held against what, and whether it holds."""
+
+    name: str
+    ours: Error
+    torch: Error
+    bound: str
+    holds: bool
+
+
+class Answers(NamedTuple):
+    """What this project computes for a reference's texts."""
+
+    forward: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+
+
+def answer(
+    checkpoint: Checkpoint,
+    tokens: list[Any],
+    dtype: str = "float32",
+    precision: str = "highest",
+    *,
+    gradients: bool = True,
+) -> Answers:
+    """Run our model on packed rows, as users run it with this `dtype` and `precision`.
+
+    Forward quantities have the shapes of the reference's; loss and its gradients are computed where asked for.
+    """
+    import jax
+    from flax import nnx
+
+    from bert_jax.compilation import compiler_options
+    from bert_jax.heads import SequenceClassifier, cross_entropy
+    from bert_jax.parameters import build, named_arrays
+
+    compiled = functools.partial(jax.jit, compiler_options=compiler_options())
+    lengths = [len(example.input_ids) for example in tokens]
+    row_length = max(64, 1 << (max(lengths) - 1).bit_length())
+    placed = assign(lengths, row_length)
+    rows = pack(tokens, placed, row_length, len(placed), len(tokens))
+    order = np.concatenate([np.arange(first, first + n) for first, n in zip(rows.first_tokens, lengths, strict=True)])
+
+    model = build(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
+    graphdef, params = nnx.split(model)
+
+    @compiled
+    def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
+        whole = nnx.merge(graphdef, params)
+        bert = whole.bert if isinstance(whole, SequenceClassifier) else whole
+        hidden = bert.hidden_states(*rows[:4])
+        out = {f"layer.{i}": h.reshape(-1, h.shape[-1]) for i, h in enumerate(hidden)}
+        out["embeddings"] = out.pop("layer.0")
+        if isinstance(whole, SequenceClassifier):
+            out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
+        return out
+
+    found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
+    found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
+    if not (gradients and isinstance(model, SequenceClassifier)):
+        return Answers(found, {})
+    labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
+    weights = np.ones(len(tokens), np.float32)
+
+    @compiled
+    def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
+        def loss(params: nnx.State) -> jax.Array:
+            classifier = cast(SequenceClassifier, nnx.merge(graphdef, params))
+            return cross_entropy(classifier(rows), labels, weights)
+
+        return jax.value_and_grad(loss)(params)
+
+    loss, slopes = loss_and_gradients(params, rows)
+    found["loss"] = np.asarray(loss)
+    return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
+
+
+def compare(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference, precision: str = "highest"
+) -> Iterator[Finding]:
+    """Every comparison, in the order of the computation.
+
+    Where this `precision` is less than float32, strict float32 is compared beside it.
+    """
+    import jax
+
+    tokens = [
+        tokenizer(*([[part] for part in text] if isinstance(text, list) else [[text]]), max_length=against.max_length)[
+            0
+        ]
+        for text in against.texts
+    ]
+    ours = [[example.input_ids.tolist(), example.token_type_ids.tolist()] for example in tokens]
+    wrong = sum(a != b for a, b in zip(ours, against.tokens, strict=True))
+    yield Finding("token ids", Error(wrong, wrong, wrong), Error(0, 0, 0), "equal", wrong == 0)
+    if wrong:
+        return  # every array below would differ for this reason alone
+
+    single = answer(checkpoint, tokens, precision=precision, gradients="loss" in against.forward)
+    for name, quantity in against.forward.items():
+        yield _forward(name, single.forward[name], quantity, quantity.torch_error)
+    if against.gradients:
+        yield from _gradients(single.gradients, against)
+        yield _adamw_step(against)
+    half = answer(checkpoint, tokens, "bfloat16", gradients=False)
+    name = "logits" if "logits" in against.forward else list(against.forward)[-1]
+    quantity = against.forward[name]
+    if quantity.torch_bfloat16_error is not None:
+        yield _forward(f"{name}, bfloat16", half.forward[name], quantity, quantity.torch_bfloat16_error)
+    if precision == "highest" or jax.default_backend() == "cpu":  # which computes in float32 in any case
+        return
+    strict = answer(checkpoint, tokens)
+    yield _forward(f"{name}, strict float32", strict.forward[name], quantity, quantity.torch_error)
+    if against.gradients:
+        for finding in _gradients(strict.gradients, against):
+            yield finding._replace(name=f"{finding.name}, strict float32")
+
+
+def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> Finding:
+    found = reference.error(quantity.of(ours) - quantity.values)
+    # torch may be right to the last bit by luck, in a loss above all, which is one number.
+    unit = reference.error(quantity.values).rms * 2.0**-23
+    if name == "loss":
+        bound = LARGEST_RATIO * max(torch.largest, unit)
+        return Finding(name, found, torch, f"{LARGEST_RATIO:g}x", found.largest <= bound)
+    rms, largest = max(torch.rms, RMS_FLOOR * unit), max(torch.largest, LARGEST_FLOOR * unit)
+    holds = found.rms <= RMS_RATIO * rms and found.largest <= LARGEST_RATIO * largest
+    return Finding(name, found, torch, f"{RMS_RATIO}x rms, {LARGEST_RATIO:g}x max", holds)
+
+
+def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Finding]:
+    """Each gradient against its own bound; shown are the worst and the global one."""
+    norm = np.sqrt(sum(np.sum(q.values**2) for q in against.gradients.values()))
+    findings = []
+    for name, quantity in against.gradients.items():
+        found = reference.error(quantity.of(ours[name]) - quantity.values)
+        bound = GRADIENT_RATIO * quantity.torch_error.norm + GRADIENT_SHARE * norm
+        words = f"{GRADIENT_RATIO:g}x norm + {GRADIENT_SHARE:g}"
+        finding = Finding(name, found, quantity.torch_error, words, found.norm <= bound)
+        findings.append((found.norm / bound, finding))
+    missed = [finding for share, finding in findings if not finding.holds]
+    for finding in missed or [max(findings, key=lambda pair: pair[0])[1]]:
+        yield finding._replace(name=f"gradient of {finding.name}")
+    total = [
+        Error(0.0, max(e.largest for e in errors), float(np.sqrt(sum(e.norm**2 for e in errors))))
+        for errors in zip(*((f.ours, f.torch) for _, f in findings), strict=True)
+    ]
+    size = sum(quantity.values.size for quantity in against.gradients.values())
+    mine, torch = (e._replace(rms=e.norm / size**0.5) for e in total)
+    yield Finding(f"gradients, all {len(findings)}", mine, torch, "each as above", not missed)
+
+
+def _adamw_step(against: Reference) -> Finding:
+    """Our AdamW from the reference's gradients, parameter by parameter."""
+    import jax.numpy as jnp
+    import optax
+
+    from bert_jax.optimizer import adamw
+
+    def column(name: str, array: np.ndarray) -> jnp.ndarray:
+        # A sampled kernel lies in one line; give it back its second axis, which decides on decay.
+        array = array.astype(np.float32)
+        return jnp.asarray(array[:, None] if array.ndim == 1 and name.endswith(("kernel", "embedding")) else array)
+
+    before = {name: column(name, pair[0]) for name, pair in against.steps.items()}
+    gradients = {name: column(name, quantity.values) for name, quantity in against.gradients.items()}
+    optimizer = adamw(reference.LEARNING_RATE)
+    updates, _ = optimizer.update(gradients, optimizer.init(before), before)
+    after = cast(dict[str, jnp.ndarray], optax.apply_updates(before, updates))
+    differences = [
+        (np.asarray(after[name]).reshape(pair[1].shape) - pair[1]) / _unit(pair[1])
+        for name, pair in against.steps.items()
+    ]
+    found = reference.error(np.concatenate([d.ravel() for d in differences]))
+    return Finding("one AdamW step", found, Error(0, 0, 0), f"{STEP_BOUND:g} ulp + lr", found.largest <= 1)
+
+
+def _unit(exact: np.ndarray) -> np.ndarray:
+    """How far each parameter may be from `exact` after a step."""
+    return STEP_BOUND * np.spacing(np.abs(exact).astype(np.float32)) + STEP_SHARE * reference.LEARNING_RATE
