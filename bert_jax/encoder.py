@@ -9,22 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 from numpy import ndarray
 
+from bert_jax.activations import ACTIVATIONS
 from bert_jax.attention import Attention, linear
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout
 from bert_jax.norm import LayerNorm
-
-_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
-
-# hidden_act -> function; Hugging Face's "gelu" is the exact form, jax's default is not.
-ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": _tanh_gelu,
-    "gelu_pytorch_tanh": _tanh_gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-}
 
 
 class Layer(nnx.Module):

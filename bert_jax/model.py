@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
+from bert_jax.activations import tanh
 from bert_jax.attention import linear
 from bert_jax.config import BertConfig
 from bert_jax.dropout import seeds
@@ -89,4 +90,4 @@ class Model(nnx.Module):
         shards = jnp.asarray(first_tokens).reshape(-1, slots, 1)
         # A gather with a batch axis: where rows are sharded, each shard finds its own tokens.
         first = jnp.take_along_axis(hidden.reshape(len(shards), -1, size), shards, axis=1)
-        return jnp.tanh(self.pooler(first.reshape(-1, size)))
+        return tanh(self.pooler(first.reshape(-1, size)))

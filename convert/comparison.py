@@ -1,7 +1,7 @@
 """What is compared with a reference: what this project computes for its texts, and how far that may be from it."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -57,6 +57,18 @@ def answer(
 
     Forward quantities have the shapes of the reference's; loss and its gradients are computed where asked for.
     """
+    return asking(checkpoint, tokens, dtype, precision, gradients=gradients)(checkpoint.tensors)
+
+
+def asking(
+    checkpoint: Checkpoint,
+    tokens: list[Any],
+    dtype: str = "float32",
+    precision: str = "highest",
+    *,
+    gradients: bool = True,
+) -> Callable[[Mapping[str, np.ndarray]], Answers]:
+    """`answer` for any native tensors of this checkpoint's config; what it compiles serves them all."""
     import jax
     from flax import nnx
 
@@ -70,9 +82,9 @@ def answer(
     placed = assign(lengths, row_length)
     rows = pack(tokens, placed, row_length, len(placed), len(tokens))
     order = np.concatenate([np.arange(first, first + n) for first, n in zip(rows.first_tokens, lengths, strict=True)])
-
-    model = build(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
-    graphdef, params = nnx.split(model)
+    labels = reference.labels_for(len(tokens), max(1, len(checkpoint.config.labels)))
+    weights = np.ones(len(tokens), np.float32)
+    graphdef = nnx.split(build(checkpoint.config, checkpoint.tensors, dtype, precision=precision))[0]
 
     @compiled
     def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
@@ -85,13 +97,6 @@ def answer(
             out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
         return out
 
-    found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
-    found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
-    if not (gradients and isinstance(model, SequenceClassifier)):
-        return Answers(found, {})
-    labels = reference.labels_for(len(tokens), len(checkpoint.config.labels))
-    weights = np.ones(len(tokens), np.float32)
-
     @compiled
     def loss_and_gradients(params: nnx.State, rows: Rows) -> tuple[jax.Array, nnx.State]:
         def loss(params: nnx.State) -> jax.Array:
@@ -100,9 +105,18 @@ def answer(
 
         return jax.value_and_grad(loss)(params)
 
-    loss, slopes = loss_and_gradients(params, rows)
-    found["loss"] = np.asarray(loss)
-    return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
+    def ask(tensors: Mapping[str, np.ndarray]) -> Answers:
+        model = build(checkpoint.config, tensors, dtype, precision=precision)
+        params = nnx.state(model)
+        found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
+        found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
+        if not (gradients and isinstance(model, SequenceClassifier)):
+            return Answers(found, {})
+        loss, slopes = loss_and_gradients(params, rows)
+        found["loss"] = np.asarray(loss)
+        return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
+
+    return ask
 
 
 def compare(

@@ -92,23 +92,25 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def worst(one: Reference, other: Reference) -> Reference:
-    """`one`, with the larger of both references' float32 errors for each array."""
+    """`one`, with the larger of both references' float32 and bfloat16 errors for each array."""
+
+    def larger(mine: Error | None, theirs: Error | None) -> Error | None:
+        return Error(*map(max, zip(mine, theirs, strict=True))) if mine and theirs else mine
 
     def merged(mine: dict[str, Quantity], theirs: dict[str, Quantity]) -> dict[str, Quantity]:
         return {
             name: quantity._replace(
-                torch_error=Error(
-                    *(max(pair) for pair in zip(quantity.torch_error, theirs[name].torch_error, strict=True))
-                )
+                torch_error=larger(quantity.torch_error, theirs[name].torch_error),
+                torch_bfloat16_error=larger(quantity.torch_bfloat16_error, theirs[name].torch_bfloat16_error),
             )
             for name, quantity in mine.items()
         }
 
-    sets = [*one.made_with["instruction_sets"], *other.made_with["instruction_sets"]]
+    sets = dict.fromkeys([*one.made_with["instruction_sets"], *other.made_with["instruction_sets"]])
     return one._replace(
         forward=merged(one.forward, other.forward),
         gradients=merged(one.gradients, other.gradients),
-        made_with=one.made_with | {"instruction_sets": sets},
+        made_with=one.made_with | {"instruction_sets": list(sets)},
     )
 
 

@@ -4,6 +4,7 @@ The only module here that needs torch. Its float32 errors depend on the instruct
 `sweep` asks for the worst over all that a processor has.
 """
 
+import copy
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,12 @@ from .texts import TEXTS
 INSTRUCTION_SETS = "default", "avx2", "avx512"
 """Those that torch has kernels for on x86-64, by their names in ATEN_CPU_CAPABILITY; "default" is the same anywhere."""
 
+COPIES, COPIES_OF_SMALL, SMALL = 3, 15, 1_000_000
+"""How many altered copies of a checkpoint torch is asked about beside it, and of one with so few parameters.
+
+An error is one draw of roundings. Where few texts or a narrow network decide it, the next draw is half as large again,
+and in one parameter's gradient up to seven times as large."""
+
 
 def instruction_sets() -> list[str]:
     """Those that this process may ask torch for, ending with the one that it takes by itself."""
@@ -52,20 +59,32 @@ def make(
 
     `checkpoint` is the same one as read here; from it come only the config and the classifier,
     which torch would otherwise draw at random. With `sample`, keep what a file keeps; without `half`, leave
-    bfloat16 out.
+    bfloat16 out. Errors are torch's worst over the checkpoint and altered copies of it.
     """
-    import torch
-    import transformers
     from transformers import AutoTokenizer
 
     # Type 1 of a pair's second text lies outside the table of a model with one type.
     texts = [text for text in TEXTS if isinstance(text, str) or checkpoint.config.type_vocab_size > 1]
     batch, tokens = _encode(AutoTokenizer.from_pretrained(directory), texts, max_length)
-    real = batch["attention_mask"].numpy().astype(bool)
+    as_json = [list(text) if isinstance(text, tuple) else text for text in texts]
+    made = Reference(as_json, max_length, tokens, {}, {}, {}, fingerprint(checkpoint), {})
+    model = _load(directory, checkpoint)
+    first = _asked(made, model, checkpoint, batch, sample, half)
     generator = np.random.default_rng(0)
+    small = sum(tensor.size for tensor in checkpoint.tensors.values()) < SMALL
+    for _ in range(COPIES_OF_SMALL if small else COPIES):
+        first = worst(first, _asked(made, _altered(model, generator), checkpoint, batch, sample, half))
+    return first
 
+
+def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, sample: bool, half: bool) -> Reference:
+    """`made` with everything that a model in float32 says: itself, in float64 and in bfloat16."""
+    import torch
+    import transformers
+
+    real = batch["attention_mask"].numpy().astype(bool)
     answers = {
-        kind: _answer(directory, checkpoint, batch, real, getattr(torch, kind))
+        kind: _answer(model, checkpoint, batch, real, getattr(torch, kind))
         for kind in ("float64", "float32", *(("bfloat16",) if half else ()))
     }
     exact, single = answers["float64"], answers["float32"]
@@ -76,6 +95,7 @@ def make(
     for name, values in exact[0].items():
         places = kept_tokens if name == "embeddings" or name.startswith("layer.") else None
         forward[name] = _quantity(values, places, values.ndim, single[0][name], halved.get(name))
+    generator = np.random.default_rng(0)
     gradients, steps = {}, {}
     for name, values in exact[1].items():
         nonzero = np.flatnonzero(values)
@@ -92,8 +112,7 @@ def make(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    as_json = [list(text) if isinstance(text, tuple) else text for text in texts]
-    return Reference(as_json, max_length, tokens, forward, gradients, steps, fingerprint(checkpoint), made_with)
+    return made._replace(forward=forward, gradients=gradients, steps=steps, made_with=made_with)
 
 
 def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sample: bool = False) -> Reference:
@@ -102,13 +121,14 @@ def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sam
     Each of the others is asked for in a process of its own, as torch chooses once; so from a script, this is called
     under `if __name__ == "__main__"`.
     """
-    first = make(directory, checkpoint, max_length=max_length, sample=sample)
+    how: dict[str, Any] = {"max_length": max_length, "sample": sample}
+    first = make(directory, checkpoint, **how)
     for name in instruction_sets()[:-1]:
         with (
             _environment("ATEN_CPU_CAPABILITY", name),
             ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
         ):
-            found = pool.submit(make, directory, checkpoint, max_length=max_length, sample=sample, half=False).result()
+            found = pool.submit(make, directory, checkpoint, **how, half=False).result()
         first = worst(first, found)
     return first
 
@@ -136,10 +156,8 @@ def _encode(tokenizer: Any, texts: list[str | tuple[str, str]], max_length: int)
     return batch, tokens
 
 
-def _answer(
-    directory: Path, checkpoint: Checkpoint, batch: Any, real: np.ndarray, dtype: Any
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Forward quantities, gradients and parameters (native names and layouts) of torch in `dtype`."""
+def _load(directory: Path, checkpoint: Checkpoint) -> Any:
+    """transformers' model in float32, with the probe's classifier where the checkpoint has none."""
     import torch
     from transformers import BertForSequenceClassification, BertModel
 
@@ -148,7 +166,7 @@ def _answer(
     options: dict[str, Any] = {"add_pooling_layer": False}
     if config.add_pooling_layer:
         options = {"num_labels": len(config.labels), "problem_type": config.problem_type}
-    model, info = kind.from_pretrained(directory, dtype=dtype, output_loading_info=True, **options)
+    model, info = kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True, **options)
     probe = {"classifier.weight", "classifier.bias"} if "classifier.weight" in info["missing_keys"] else set()
     if absent := set(info["missing_keys"]) - probe:
         raise UserError(f"{directory}: transformers misses {', '.join(sorted(absent))} in it")
@@ -156,7 +174,32 @@ def _answer(
         with torch.no_grad():
             model.classifier.weight.copy_(torch.from_numpy(checkpoint.tensors["classifier.kernel"].T.copy()))
             model.classifier.bias.copy_(torch.from_numpy(checkpoint.tensors["classifier.bias"]))
-    model.eval()
+    return model.eval()
+
+
+def _altered(model: Any, generator: np.random.Generator) -> Any:
+    """A copy whose parameters are each up to 1% larger or smaller: nearly the same function, rounded anew."""
+    import torch
+
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            factors = 1 + 0.01 * generator.uniform(-1, 1, tuple(parameter.shape))
+            parameter.mul_(torch.from_numpy(factors.astype(np.float32)))
+    return model
+
+
+def _answer(
+    model: Any, checkpoint: Checkpoint, batch: Any, real: np.ndarray, dtype: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Forward quantities, gradients and parameters (native names and layouts) of torch in `dtype`."""
+    import torch
+
+    config = checkpoint.config
+    model = copy.deepcopy(model).to(dtype)
+    if dtype == torch.bfloat16:
+        # torch's fused attention in bfloat16 fails where ATEN_CPU_CAPABILITY is less than a processor with AMX has.
+        model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True)
     mask = torch.from_numpy(real)
     names = ["embeddings", *(f"layer.{i}" for i in range(1, config.num_hidden_layers + 1))]

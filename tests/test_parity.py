@@ -114,7 +114,7 @@ def test_command_exits_1_on_a_miss(copy, capsys, monkeypatch):
 def test_a_wrong_activation_is_a_miss(copy, monkeypatch):
     import jax
 
-    from bert_jax.encoder import ACTIVATIONS
+    from bert_jax.activations import ACTIVATIONS
 
     directory, tensors, metadata = copy
     write_tensors(directory / "model.safetensors", tensors, metadata)
