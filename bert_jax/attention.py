@@ -129,18 +129,17 @@ class Attention(nnx.Module):
         words: UInt32[Array, "2"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Mix the tokens of each example (equal segments of a row); `words` are dropout's."""
-        # One product for all three: stacked along a new axis, so that heads can be sharded.
-        parts = (self.query, self.key, self.value)
-        kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
-        bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
-        product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
         segments = jnp.asarray(segment_ids)
         how = kernel_for(self.attention, x.shape[1], self.head_size)
+        parts = (self.query, self.key, self.value)
         if how == "plain":
-            apart = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
-            query, key, value = jnp.moveaxis(apart, 2, 0)
+            query, key, value = (part(x).reshape(*x.shape[:2], self.heads, self.head_size) for part in parts)
             mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
         else:
+            # One product for all three: stacked along a new axis, so that heads can be sharded.
+            kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
+            bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
+            product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
             how_exactly = {"rate": self.rate, "backend": how, "precision": self.precision}
             mixed = _fused(product, bias, segments, words, self.heads, **how_exactly)
         return self.output(mixed.reshape(x.shape))

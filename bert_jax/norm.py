@@ -18,22 +18,10 @@ def normalize(
 
 def _forward(x, scale, bias, epsilon):
     wide = x.astype(jnp.float32)
-    mean = _mean(wide)
-    rstd = jax.lax.rsqrt(_mean(jnp.square(wide - mean)) + epsilon)
+    mean = wide.mean(axis=-1, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + epsilon)
     y = (wide - mean) * (rstd * scale) + bias
     return y.astype(x.dtype), (x, mean, rstd, scale)
-
-
-def _mean(x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
-    """The mean over D; on a CPU summed in pairs, where the compiler would add one number after the other."""
-
-    def in_pairs(x: Array) -> Array:
-        size = x.shape[-1]
-        while x.shape[-1] % 2 == 0 and x.shape[-1] > 8:
-            x = x[..., : x.shape[-1] // 2] + x[..., x.shape[-1] // 2 :]
-        return x.sum(axis=-1, keepdims=True) / size
-
-    return jax.lax.platform_dependent(x, cpu=in_pairs, default=lambda x: x.mean(axis=-1, keepdims=True))
 
 
 def _backward(epsilon, saved, gradient):

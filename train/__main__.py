@@ -1,5 +1,6 @@
 """`python -m train`: fine-tune a checkpoint; without arguments, MiniLM on the bundled reviews."""
 
+from bert_jax.allocator import keep_freed_memory
 from bert_jax.command import run
 from bert_jax.errors import UserError
 
@@ -21,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not (config.inspect or config.distributed or config.process_id):  # of several processes, the first alone writes
         check_writable(config.run_directory)
+    if not config.inspect:
+        keep_freed_memory()
     prepared = prepare(config)
     if config.inspect:
         print(prepared.describe())

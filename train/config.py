@@ -198,7 +198,10 @@ def parse(argv: list[str] | None = None) -> TrainConfig:
         description="Fine-tune BERT: classes, several labels a text, or a number; texts or pairs of texts.",
         epilog="""examples:
   python -m train --data reviews.csv --inspect
-  python -m train --model runs/minilm --data reviews.csv --out runs/reviews""",
+  python -m train --model runs/minilm --data reviews.csv --out runs/reviews
+
+On a CPU, training keeps the memory that a step frees for the next one, unless
+a variable of the C library's says otherwise (MALLOC_..., GLIBC_TUNABLES).""",
     )
     groups: dict[str, Any] = {}
     for option in dataclasses.fields(TrainConfig):

@@ -65,6 +65,7 @@ def train_steps(
     in its body, which computes the steps that a shorter window lacks without taking them. Both take the same steps;
     `benchmarks.gpu` compares how fast.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(
         state: State, data: TokenSet, plan: Plan, its_turn: Bool[Array, ""], key: Key[Array, ""]
@@ -97,7 +98,7 @@ def train_steps(
         good = its_turn & jnp.isfinite(mean) & jnp.isfinite(norm)
 
         def updated() -> State:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, norm=norm)
             params = optax.apply_updates(state.params, updates)
             return State(cast(nnx.State, params), opt_state, state.step + 1)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import bert_jax
-from bert_jax import checkpoint
+from bert_jax import allocator, checkpoint
 from bert_jax.attention import kernel_for
 from bert_jax.config import BertConfig
 from bert_jax.heads import SequenceClassifier
@@ -34,6 +34,7 @@ class Contender:
     """
 
     def __init__(self, job: Job, argument: str):
+        allocator.keep_freed_memory()  # as the command does
         self.notes: list[str] = []
         settings = job.settings
         how, _, row_length = argument.partition("-")

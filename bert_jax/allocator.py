@@ -1,0 +1,35 @@
+"""Memory that is freed after one step and asked for again by the next: kept, where the C library lets us."""
+
+import ctypes
+import importlib.util
+import os
+from importlib.metadata import entry_points
+
+# glibc's malloc.h: options of mallopt, and their values. A step's temporaries are one block of hundreds of megabytes.
+# By default each such block is mapped anew, and the kernel clears its pages, tens of thousands a step.
+_NO_BLOCK_MAPPED_APART = (-4, 0)  # M_MMAP_MAX
+_NOTHING_HANDED_BACK = (-1, -1)  # M_TRIM_THRESHOLD
+_ONE_ARENA = (-8, 1)  # M_ARENA_MAX; other threads' own arenas hold 64 MB, and map what is larger
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep memory that is freed, for the whole process, where a CPU trains; whether it does now.
+
+    For a command, before it starts other threads: it is not for a library to decide. Nothing is changed where JAX has
+    an accelerator's plugin, where the user has set GLIBC_TUNABLES or a variable of malloc's (MALLOC_...), or where the
+    C library is another one.
+    """
+    if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
+        return False
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and (
+        entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
+    ):
+        return False
+    try:
+        if not os.confstr("CS_GNU_LIBC_VERSION"):
+            return False
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, ValueError):  # musl and others have no such name, or no such function
+        return False
+    options = _NO_BLOCK_MAPPED_APART, _NOTHING_HANDED_BACK, _ONE_ARENA
+    return sum(mallopt(*option) for option in options) == len(options)
