@@ -10,6 +10,8 @@ from train.config import DEMO
 
 TORCH_ABSENT = "torch or transformers is not installed: pip install '.[parity]'"
 
+RUNTIME_ABSENT = "{0}, torch or onnxscript is not installed: pip install '.[parity,runtimes]'"
+
 
 def parser(prog: str, description: str | None) -> Parser:
     """A parser with the shared options."""
@@ -40,3 +42,8 @@ def wanted(name: str, only: str) -> bool:
 def has_torch() -> bool:
     """Whether the torch contenders can run in this interpreter."""
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def has_runtime(name: str) -> bool:
+    """Whether this runtime can run here what torch exports."""
+    return has_torch() and all(importlib.util.find_spec(needed) for needed in (name, "onnxscript"))

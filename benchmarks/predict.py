@@ -1,4 +1,4 @@
-"""Prediction speed from raw text beside transformers' pipeline and torch in sorted batches.
+"""Prediction speed from raw text beside transformers' pipeline, torch, onnxruntime and OpenVINO.
 
 Every contender labels the same texts in the same rounds with the same weights, in a process of its
 own; rounds are interleaved and only one works at a time. "agreement" is the share of texts that
@@ -21,7 +21,7 @@ from bert_jax.errors import UserError
 from . import job, report
 from .driver import Entry, Pool
 from .figures import Round, useful_flops
-from .options import TORCH_ABSENT, has_torch, parser, positive, wanted
+from .options import RUNTIME_ABSENT, TORCH_ABSENT, has_runtime, has_torch, parser, positive, wanted
 from .workload import Job
 
 PRODUCT = Entry("matrix product", "product", "")
@@ -31,6 +31,8 @@ CONTENDERS = {
     OURS: Entry(OURS, "predict-ours", ""),
     PIPELINE: Entry(PIPELINE, "predict-torch", "pipeline"),
     "torch sorted by length": Entry("torch sorted by length", "predict-torch", "sorted-64"),
+    "onnxruntime sorted": Entry("onnxruntime sorted", "predict-runtime", "onnxruntime-64"),
+    "OpenVINO sorted": Entry("OpenVINO sorted", "predict-runtime", "openvino-64"),
 }
 """Ours first: the others' labels are held against it."""
 
@@ -63,6 +65,10 @@ def main(argv: list[str] | None = None) -> None:
         for name in field:
             if CONTENDERS[name].kind.endswith("torch") and not has_torch():
                 pool.absent[name] = TORCH_ABSENT
+                continue
+            runtime = CONTENDERS[name].argument.partition("-")[0]
+            if CONTENDERS[name].kind == "predict-runtime" and not has_runtime(runtime):
+                pool.absent[name] = RUNTIME_ABSENT.format(runtime)
                 continue
             print(f"starting {name}", file=sys.stderr, flush=True)
             pool.start(CONTENDERS[name], "predict", first=0, count=min(_FIRST, args.sentences))

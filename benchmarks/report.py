@@ -17,6 +17,9 @@ from . import figures
 from .driver import Pool
 from .figures import Round
 
+CPUINFO = Path("/proc/cpuinfo")
+_TELLING = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
+
 
 def contender(pool: Pool, name: str, rounds: Sequence[Round], **more: Any) -> dict[str, Any]:
     """One contender's entry in a case's JSON."""
@@ -54,12 +57,35 @@ def run(command: str, settings: dict[str, Any], pool: Pool, cases: Mapping[str, 
 
 def machine() -> dict[str, Any]:
     """What it runs on, for the JSON."""
-    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    return {
+        "platform": platform.platform(),
+        "processor": _of_cpuinfo("model name") or platform.processor(),
+        "instruction_sets": instruction_sets(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def instruction_sets() -> list[str]:
+    """Those of this processor that decide how fast numbers are multiplied, as the kernel names them."""
+    has = _of_cpuinfo("flags").split() or _of_cpuinfo("Features").split()
+    return [name for name in _TELLING if name in has]
+
+
+def describe(machine: Mapping[str, Any], versions: Mapping[str, Mapping[str, str]]) -> str:
+    """One line: the processor, its instruction sets and cores, Python, and each package's version."""
+    packages = {name: number for each in versions.values() for name, number in each.items()}
+    sets = " ".join(machine["instruction_sets"]) or "no instruction set that matters here"
+    return (
+        f"{machine['cores']} cores of {machine['processor'] or 'an unknown processor'} ({sets}), "
+        f"Python {machine['python']}, {', '.join(f'{name} {number}' for name, number in packages.items())}"
+    )
 
 
 def show(found: Mapping[str, Any]) -> None:
     """Print every case's two tables, then what could not be run and why."""
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(describe(found["machine"], found["versions"]), markup=False, soft_wrap=True)
     for name, entry in found["cases"].items():
         console.print()
         console.print(_figures(name, entry))
@@ -125,9 +151,10 @@ def _ratios(entry: Mapping[str, Any]) -> Table:
     return table
 
 
-def _processor() -> str:
+def _of_cpuinfo(field: str) -> str:
+    """What the kernel says under this name of the first processor, or nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == field), "")

@@ -24,6 +24,7 @@ CONTENDERS = {
     "keras": "keras_training",
     "predict-ours": "ours_prediction",
     "predict-torch": "torch_prediction",
+    "predict-runtime": "runtime_prediction",
     "attention": "attention",
 }
 """Kind of contender -> module with `Contender(job, argument)`."""

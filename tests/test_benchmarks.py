@@ -1,12 +1,14 @@
 """Benchmarks: the arithmetic, the same examples for all, a worker's answers, what is printed and written."""
 
 import json
+import os
+import platform
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import figures, finetune, job, saving, worker
+from benchmarks import figures, finetune, job, predict, report, saving, worker
 from benchmarks.driver import Entry, Failed, Pool, Worker
 from benchmarks.figures import Round
 from benchmarks.workload import Examples, learning_rate
@@ -243,3 +245,29 @@ def test_the_cost_of_saving(encoder, data, tmp_path, capsys):
     assert found["checkpoint_bytes"] > 3 * 4 * figures.encoder_parameters(1, 32, 40)  # parameters and two moments
     assert 0 < found["wait_seconds"] < found["saving_seconds"]
     assert "cost of saving" in capsys.readouterr().out
+
+
+def test_a_report_begins_with_the_processor_and_the_versions(tmp_path, monkeypatch):
+    machine = report.machine()
+    line = report.describe(machine, {"ours": {"jax": "0.10.2"}, "torch": {"torch": "2.13.0"}})
+    assert f"{os.cpu_count()} cores of " in line
+    assert platform.python_version() in line
+    assert line.endswith("jax 0.10.2, torch 2.13.0")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f avx512_vnni\n")
+    monkeypatch.setattr(report, "CPUINFO", cpuinfo)
+    assert report.machine()["processor"] == "Some CPU @ 2 GHz"
+    assert report.instruction_sets() == ["avx2", "avx512f"]
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd sve\n")
+    assert report.instruction_sets() == ["asimd", "sve"]
+    monkeypatch.setattr(report, "CPUINFO", tmp_path / "absent")
+    assert "no instruction set" in report.describe(report.machine(), {})
+
+
+def test_runtimes_that_are_not_installed_are_named(encoder, data, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "has_runtime", lambda name: False)
+    chosen = ["--max-length", "16", "--sentences", "8", "--rounds", "1", "--only", "onnxruntime,OpenVINO"]
+    predict.main(["--model", str(encoder), "--data", str(data), *chosen])
+    said = " ".join(capsys.readouterr().out.split())
+    for name, package in (("onnxruntime sorted", "onnxruntime"), ("OpenVINO sorted", "openvino")):
+        assert f"not run: {name}: {package}, torch or onnxscript is not installed: pip install '.[parity,run" in said

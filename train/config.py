@@ -195,13 +195,11 @@ def parse(argv: list[str] | None = None) -> TrainConfig:
     """The command line as a `TrainConfig`; an option that is not a field of it is an error."""
     parser = Parser(
         prog="python -m train",
-        description="Fine-tune BERT: classes, several labels a text, or a number; texts or pairs of texts.",
+        description="Fine-tune BERT: classes, several labels a text, or a number; texts or pairs of texts. On a CPU "
+        "the memory that a step frees is kept for the next one, unless MALLOC_... or GLIBC_TUNABLES is set.",
         epilog="""examples:
   python -m train --data reviews.csv --inspect
-  python -m train --model runs/minilm --data reviews.csv --out runs/reviews
-
-On a CPU, training keeps the memory that a step frees for the next one, unless
-a variable of the C library's says otherwise (MALLOC_..., GLIBC_TUNABLES).""",
+  python -m train --model runs/minilm --data reviews.csv --out runs/reviews""",
     )
     groups: dict[str, Any] = {}
     for option in dataclasses.fields(TrainConfig):

@@ -85,7 +85,10 @@ class Contender:
                 mask = np.arange(lengths[members].max()) < lengths[members][:, None]
                 padded = np.zeros(mask.shape, np.int64)
                 padded[mask] = np.concatenate([ids[i] for i in members])
-                inputs = (torch.from_numpy(array).to(self._device) for array in (padded, mask.astype(np.int64)))
-                logits = self._model(*inputs).logits
-                out[members] = logits.softmax(-1).cpu()
+                out[members] = self.logits(padded, mask.astype(np.int64)).softmax(-1).cpu()
         return out.tolist()
+
+    def logits(self, ids: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+        """Of one padded batch."""
+        inputs = (torch.from_numpy(array).to(self._device) for array in (ids, mask))
+        return self._model(*inputs).logits
