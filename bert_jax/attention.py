@@ -132,17 +132,32 @@ class Attention(nnx.Module):
         segments = jnp.asarray(segment_ids)
         how = kernel_for(self.attention, x.shape[1], self.head_size)
         parts = (self.query, self.key, self.value)
-        if how == "plain":
+        if how == "plain" and _three_products():
             query, key, value = (part(x).reshape(*x.shape[:2], self.heads, self.head_size) for part in parts)
             mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
+            return self.output(mixed.reshape(x.shape))
+        # One product for all three: stacked along a new axis, so that heads can be sharded.
+        kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
+        bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
+        product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
+        if how == "plain":
+            apart = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
+            query, key, value = jnp.moveaxis(apart, 2, 0)
+            mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
         else:
-            # One product for all three: stacked along a new axis, so that heads can be sharded.
-            kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
-            bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
-            product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
             how_exactly = {"rate": self.rate, "backend": how, "precision": self.precision}
             mixed = _fused(product, bias, segments, words, self.heads, **how_exactly)
         return self.output(mixed.reshape(x.shape))
+
+
+def _three_products() -> bool:
+    """Whether query, key and value are products of their own.
+
+    On a CPU, stacking and transposing the weights takes longer than one product saves. Where heads are divided over
+    devices, one product has one sum over devices in its backward pass, and three have three.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() == "cpu" and (mesh.empty or mesh.shape.get("model", 1) == 1)
 
 
 def _fused(qkv, biases, segment_ids, words, heads: int, **settings) -> Array:
