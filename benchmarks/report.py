@@ -74,7 +74,7 @@ def instruction_sets() -> list[str]:
 
 def describe(machine: Mapping[str, Any], versions: Mapping[str, Mapping[str, str]]) -> str:
     """One line: the processor, its instruction sets and cores, Python, and each package's version."""
-    packages = {name: number for each in versions.values() for name, number in each.items()}
+    packages = {name: number for each in versions.values() for name, number in each.items() if name != "device"}
     sets = " ".join(machine["instruction_sets"]) or "no instruction set that matters here"
     return (
         f"{machine['cores']} cores of {machine['processor'] or 'an unknown processor'} ({sets}), "

@@ -23,9 +23,10 @@ _POLYNOMIAL = (
 
 @jax.custom_jvp
 def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """tanh in float32, within 1.5 units in the last place, rounded to the dtype of `x`.
+    """tanh in float32, on a CPU within 1.5 units in the last place, rounded to the dtype of `x`.
 
-    XLA's own on a CPU is off by up to 4.5 units, three times as much in the mean square.
+    XLA's own there is off by up to 4.5 units, three times as much in the mean square. Elsewhere it is as exact as
+    `exp`.
     """
     wide = x.astype(jnp.float32)
     square = jnp.square(wide)

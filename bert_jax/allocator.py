@@ -11,6 +11,8 @@ _NO_BLOCK_MAPPED_APART = (-4, 0)  # M_MMAP_MAX
 _NOTHING_HANDED_BACK = (-1, -1)  # M_TRIM_THRESHOLD
 _ONE_ARENA = (-8, 1)  # M_ARENA_MAX; other threads' own arenas hold 64 MB, and map what is larger
 
+_kept = False
+
 
 def keep_freed_memory() -> bool:
     """Have glibc keep memory that is freed, for the whole process, where a CPU trains; whether it does now.
@@ -31,5 +33,13 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, ValueError):  # musl and others have no such name, or no such function
         return False
+    global _kept
     options = _NO_BLOCK_MAPPED_APART, _NOTHING_HANDED_BACK, _ONE_ARENA
-    return sum(mallopt(*option) for option in options) == len(options)
+    _kept = sum(mallopt(*option) for option in options) == len(options)
+    return _kept
+
+
+def hand_back() -> None:
+    """Give the system what is kept and free now, so that what this process holds is what it uses."""
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

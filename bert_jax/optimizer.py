@@ -28,14 +28,14 @@ def linear_schedule(peak: float, steps: int, warmup_steps: int) -> optax.Schedul
 def clip_by_norm(largest: float) -> optax.GradientTransformationExtraArgs:
     """Shorten gradients to a global norm of `largest`, where theirs is larger.
 
-    `norm` is that norm, where a caller has it already. Source: torch's clip_grad_norm_. Unlike optax's
+    `norm` is that norm, where a caller has it already. As torch's clip_grad_norm_, without its 1e-6. Unlike optax's
     `clip_by_global_norm` it multiplies all by one number, which compilers fuse into what uses the gradients; they write
     quotients out first.
     """
 
     def update(updates: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any) -> tuple[Any, Any]:
         scale = jnp.minimum(1.0, largest / (optax.tree.norm(updates) if norm is None else norm))
-        return jax.tree.map(lambda x: x * scale, updates), state
+        return jax.tree.map(lambda x: x * scale.astype(x.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -1,9 +1,10 @@
 """Prove a checkpoint's numbers here against the reference implementation's.
 
 Compares token ids, embeddings, every layer, pooled output, logits, loss, gradients and one AdamW
-step with transformers on torch in float64, and prints the largest errors beside those torch itself
-makes in float32 on this processor. Without torch, a reference file made earlier (--save-reference)
-takes its place: it holds torch's worst errors over the processor's instruction sets.
+step with transformers on torch in float64, and prints the largest errors beside torch's own in
+float32 on this processor: its worst over the checkpoint and a few altered copies of it. Without
+torch, a reference file made earlier (--save-reference) takes its place: it holds torch's worst
+errors over the processor's instruction sets, too.
 """
 
 import importlib.util

@@ -19,8 +19,9 @@ from bert_jax.tensors import read_tensors, write_tensors
 LEARNING_RATE = 5e-5
 """Of the one AdamW step."""
 
-FORMAT = "bert_jax reference 2"
-"""Of a file: its parameters after a step are float64, and its errors torch's worst over instruction sets."""
+FORMAT = "bert_jax reference 3"
+"""Of a file: its parameters after a step are float64, and its errors torch's worst over instruction sets and altered
+copies."""
 
 TOKENS_KEPT, VALUES_KEPT = 2, 64
 """In a file: hidden states of so many tokens a text, and so many values of a gradient."""
@@ -57,7 +58,8 @@ class Reference(NamedTuple):
     `forward` has embeddings, layer.1 ... layer.L, each over the texts' tokens laid in one line,
     and where there is a pooler pooled, logits and loss. `gradients` are under native names, and
     `steps` maps the same names to parameters before (float32) and after (float64) one AdamW step from them.
-    `made_with` says with which versions, and with which of a processor's instruction sets torch made its errors.
+    `made_with` says with which versions, which of a processor's instruction sets and how many altered copies of the
+    checkpoint torch made its errors.
     """
 
     texts: list[Any]

@@ -72,9 +72,10 @@ def make(
     first = _asked(made, model, checkpoint, batch, sample, half)
     generator = np.random.default_rng(0)
     small = sum(tensor.size for tensor in checkpoint.tensors.values()) < SMALL
-    for _ in range(COPIES_OF_SMALL if small else COPIES):
+    copies = COPIES_OF_SMALL if small else COPIES
+    for _ in range(copies):
         first = worst(first, _asked(made, _altered(model, generator), checkpoint, batch, sample, half))
-    return first
+    return first._replace(made_with=first.made_with | {"altered_copies": copies})
 
 
 def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, sample: bool, half: bool) -> Reference:
@@ -116,7 +117,7 @@ def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, samp
 
 
 def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sample: bool = False) -> Reference:
-    """`make`, with torch's worst float32 errors over the instruction sets that this processor has.
+    """`make`, with torch's worst float32 errors over the instruction sets that this processor has, too.
 
     Each of the others is asked for in a process of its own, as torch chooses once; so from a script, this is called
     under `if __name__ == "__main__"`.
@@ -197,8 +198,8 @@ def _answer(
 
     config = checkpoint.config
     model = copy.deepcopy(model).to(dtype)
-    if dtype == torch.bfloat16:
-        # torch's fused attention in bfloat16 fails where ATEN_CPU_CAPABILITY is less than a processor with AMX has.
+    if dtype == torch.bfloat16 and "ATEN_CPU_CAPABILITY" in os.environ:
+        # torch's fused attention in bfloat16 fails where that is less than a processor with AMX has.
         model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True)
     mask = torch.from_numpy(real)

@@ -11,7 +11,10 @@ import pytest
 # Before any of these modules is imported: wrong ranks and sizes raise when a function is traced.
 # Modules without arrays stay as users run them, so that their own validation is what is tested.
 SHAPE_CHECKED = [
-    *(f"bert_jax.{name}" for name in ("attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")),
+    *(
+        f"bert_jax.{name}"
+        for name in ("activations", "attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")
+    ),
     *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict")),
     *(f"train.{name}" for name in ("batches", "evaluator", "gather", "metrics", "step")),
 ]

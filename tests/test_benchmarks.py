@@ -249,7 +249,7 @@ def test_the_cost_of_saving(encoder, data, tmp_path, capsys):
 
 def test_a_report_begins_with_the_processor_and_the_versions(tmp_path, monkeypatch):
     machine = report.machine()
-    line = report.describe(machine, {"ours": {"jax": "0.10.2"}, "torch": {"torch": "2.13.0"}})
+    line = report.describe(machine, {"ours": {"jax": "0.10.2", "device": "cpu"}, "torch": {"torch": "2.13.0"}})
     assert f"{os.cpu_count()} cores of " in line
     assert platform.python_version() in line
     assert line.endswith("jax 0.10.2, torch 2.13.0")

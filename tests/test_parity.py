@@ -144,12 +144,16 @@ def test_golden_files_say_what_made_them():
 def test_the_worst_of_two_instruction_sets_is_kept():
     one = reference.load(GOLDEN / "odd" / "one_layer" / "reference.safetensors")
     name = "logits"
-    larger = one.forward[name]._replace(torch_error=reference.Error(1.0, 0.0, 3.0))
+    larger = one.forward[name]._replace(
+        torch_error=reference.Error(1.0, 0.0, 3.0), torch_bfloat16_error=reference.Error(0.0, 5.0, 0.0)
+    )
     other = one._replace(forward=one.forward | {name: larger}, made_with={"instruction_sets": ["another"]})
     worst = reference.worst(one, other)
     mine = one.forward[name].torch_error
     assert worst.forward[name].torch_error == reference.Error(1.0, mine.largest, 3.0)
-    assert worst.forward["pooled"] is not None
+    half = one.forward[name].torch_bfloat16_error
+    assert half is not None
+    assert worst.forward[name].torch_bfloat16_error == half._replace(largest=5.0)
     assert worst.forward["pooled"].torch_error == one.forward["pooled"].torch_error
     assert worst.made_with["instruction_sets"] == [*one.made_with["instruction_sets"], "another"]
 
@@ -166,7 +170,7 @@ def test_a_step_that_is_a_few_units_off_is_missed(change):
 
 def test_an_older_reference_is_refused(tmp_path):
     arrays, header, _ = read_tensors(GOLDEN / "odd" / "one_layer" / "reference.safetensors")
-    write_tensors(tmp_path / "x.safetensors", arrays, {**header, "format": "bert_jax reference"})
+    write_tensors(tmp_path / "x.safetensors", arrays, {**header, "format": "bert_jax reference 2"})
     with pytest.raises(UserError, match="not a reference file"):
         reference.load(tmp_path / "x.safetensors")
 

@@ -4,7 +4,9 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from rich.console import Console
@@ -13,7 +15,7 @@ from bert_jax import checkpoint, files
 from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.optimizer import adamw, fine_tuning, linear_schedule
+from bert_jax.optimizer import adamw, clip_by_norm, fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build
 from bert_jax.predict import TextClassifier
@@ -382,6 +384,15 @@ def test_gradients_are_clipped_by_their_global_norm():
     _, state = optimizer.update({"kernel": np.full((2, 2), 100.0, np.float32)}, state, params)
     moment = jax.tree.leaves(state)[1]
     assert any(np.allclose(x, 0.05) for x in jax.tree.leaves(state) if np.shape(x) == (2, 2)), moment
+
+
+@pytest.mark.parametrize(("norm", "factor"), [(None, 0.25), (8.0, 0.125), (0.5, 1.0), (0.0, 1.0)])
+def test_a_norm_that_is_known_is_not_computed_again(norm, factor):
+    gradients = {"kernel": jnp.full((2, 2), 2.0, jnp.bfloat16)}
+    given = {} if norm is None else {"norm": jnp.float32(norm)}
+    clipped, _ = clip_by_norm(1.0).update(gradients, optax.EmptyState(), **given)
+    assert clipped["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(clipped["kernel"], np.float32), np.full((2, 2), 2.0 * factor))
 
 
 # --- metrics and evaluation

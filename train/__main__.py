@@ -1,5 +1,7 @@
 """`python -m train`: fine-tune a checkpoint; without arguments, MiniLM on the bundled reviews."""
 
+import sys
+
 from bert_jax.allocator import keep_freed_memory
 from bert_jax.command import run
 from bert_jax.errors import UserError
@@ -22,8 +24,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not (config.inspect or config.distributed or config.process_id):  # of several processes, the first alone writes
         check_writable(config.run_directory)
-    if not config.inspect:
-        keep_freed_memory()
     prepared = prepare(config)
     if config.inspect:
         print(prepared.describe())
@@ -54,4 +54,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if "--inspect" not in sys.argv:  # which takes no step
+        keep_freed_memory()
     run(main)

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType
 
+from bert_jax import allocator
 from bert_jax.errors import UserError
 from bert_jax.tensors import physical_memory
 
@@ -47,6 +48,7 @@ def limit() -> int:
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     own = sum(array.nbytes for array in jax.live_arrays())
+    allocator.hand_back()
     pages, resident = map(int, Path("/proc/self/statm").read_text().split()[:2])
     page = os.sysconf("SC_PAGE_SIZE")
     bounds = [physical_memory() - resident * page]

@@ -1,4 +1,4 @@
-"""Runtimes for networks exported from torch: onnxruntime and OpenVINO, from raw text in batches sorted by length."""
+"""Runtimes for networks exported from torch, on the CPU: onnxruntime and OpenVINO, from raw text, sorted by length."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ class Contender(torch_prediction.Contender):
         super().__init__(job, f"sorted-{size}")
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "model.onnx"
-            _export(self._model, path)
+            _export(self._model.cpu(), path)
             self._run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime](path)
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> torch.Tensor:
