@@ -46,7 +46,7 @@ test-all: $(VENV)/.test
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity tests/parity
 
-check: $(VENV)/.test
+check: $(VENV)/.parity
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright

@@ -54,7 +54,7 @@ def _export(model: Any, path: Path) -> None:
 
 
 def _onnxruntime(path: Path) -> Any:
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]  # an extra that no check installs
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
@@ -63,7 +63,7 @@ def _onnxruntime(path: Path) -> Any:
 
 
 def _openvino(path: Path) -> Any:
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     # Float32 throughout: by itself it takes bfloat16 where a processor has it.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
