@@ -37,9 +37,15 @@ def linear(
         dtype=dtype,
         precision=products(dtype, precision),
         param_dtype=jnp.float32,
-        kernel_init=nnx.initializers.normal(config.initializer_range),
+        kernel_init=initial(config),
         rngs=rngs,
     )
+
+
+def initial(config: BertConfig) -> nnx.Initializer:
+    """BERT's initial kernels and tables, normal(0, initializer_range); zeros without a key, to be filled."""
+    normal = nnx.initializers.normal(config.initializer_range)
+    return lambda key, shape, dtype: jnp.zeros(shape, dtype) if key is None else normal(key, shape, dtype)
 
 
 def segment_mask(segment_ids: Int[Array | ndarray, "B T"]) -> Bool[Array, "B 1 T T"]:

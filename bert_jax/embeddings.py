@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 from numpy import ndarray
 
+from bert_jax.attention import initial
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout
 from bert_jax.norm import LayerNorm
@@ -20,7 +21,7 @@ class Embeddings(nnx.Module):
                 rows,
                 config.hidden_size,
                 dtype=jnp.float32,
-                embedding_init=nnx.initializers.normal(config.initializer_range),
+                embedding_init=initial(config),
                 rngs=rngs,
             )
 

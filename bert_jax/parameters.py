@@ -37,14 +37,21 @@ def build(
     """
     if config.architecture == CLASSIFIER:
         return build_classifier(config, tensors, dtype, **settings)
-    return _filled(lambda: Model(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0), **settings), tensors)
+    return _filled(lambda: Model(config, dtype=jnp.dtype(dtype), rngs=_NoKeys(), **settings), tensors)
 
 
 def build_classifier(
     config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32", **settings: Any
 ) -> SequenceClassifier:
     """`build` for a config known to be a classifier's."""
-    return _filled(lambda: SequenceClassifier(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0), **settings), tensors)
+    return _filled(lambda: SequenceClassifier(config, dtype=jnp.dtype(dtype), rngs=_NoKeys(), **settings), tensors)
+
+
+class _NoKeys(nnx.Rngs):
+    """For a model whose parameters a checkpoint fills: initial values need no keys, which take a while to trace."""
+
+    def params(self) -> None:
+        """In place of a key (`bert_jax.attention.initial`)."""
 
 
 def _filled(make: Callable[[], M], tensors: Mapping[str, np.ndarray | jax.Array]) -> M:

@@ -237,3 +237,16 @@ def test_initialisation_is_berts():
         else:
             assert value.std() == pytest.approx(0.05, rel=0.1)
             assert abs(value.mean()) < 0.01
+
+
+def test_a_model_that_a_checkpoint_fills_draws_nothing(primes):
+    from bert_jax.heads import SequenceClassifier
+    from bert_jax.parameters import _NoKeys
+
+    def state(rngs):
+        return nnx.state(SequenceClassifier(primes.config, rngs=rngs), nnx.Param)
+
+    drawn, filled = (nnx.eval_shape(lambda rngs=rngs: state(rngs())) for rngs in (lambda: nnx.Rngs(0), _NoKeys))
+    assert jax.tree.leaves(drawn) == jax.tree.leaves(filled)
+    assert jax.tree.structure(drawn) == jax.tree.structure(filled)
+    assert "random" not in str(jax.make_jaxpr(lambda: nnx.to_pure_dict(state(_NoKeys())))())
