@@ -1,4 +1,4 @@
-"""Label texts from the command line: one JSON object a line, as many as texts, in their order."""
+"""Label texts: one JSON object a line, as many as texts, in their order; or a table with its rows labelled."""
 
 import functools
 import itertools
@@ -6,17 +6,24 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
+from bert_jax.answered_tables import TABLES, WRITTEN, Table, answer, writing
 from bert_jax.checkpoint import read_classifier
 from bert_jax.command import PRODUCTS, Parser, run
 from bert_jax.config import is_whole
 from bert_jax.errors import UserError
 from bert_jax.files import new_file
+from bert_jax.tables import kind
 from bert_jax.tokenizer import LONG_TEXTS, check_max_length
+
+if TYPE_CHECKING:
+    from bert_jax.predict import Prediction
+
+_CONTROL = re.compile("[\x7f-\x9f]")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,13 +34,25 @@ def main(argv: list[str] | None = None) -> None:
         epilog="""examples:
   python -m bert_jax --model runs/demo/best "one text" "another text"
   python -m bert_jax --model runs/demo/best --input texts.txt --output out.jsonl
+  python -m bert_jax --model runs/demo/best --input reviews.csv --output labelled.csv
   python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair\"""",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned native checkpoint")
-    parser.add_argument("--input", metavar="FILE", help="file with one text a line, UTF-8 (default: standard input)")
     parser.add_argument(
-        "--output", metavar="FILE", help="file to write, whole or not at all (default: standard output)"
+        "--input",
+        metavar="FILE",
+        help="file with one text a line, UTF-8, or a table: csv, tsv, jsonl, json, parquet (default: standard input)",
+    )
+    parser.add_argument("--text-column", metavar="NAME", help="a table's column with the text (default: found)")
+    parser.add_argument(
+        "--pair-column", metavar="NAME", help="a table's column with the second text of a pair (default: found)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="file to write, whole or not at all (default: standard output); of a table, NAME.csv and NAME.parquet "
+        "have its columns too, any other name JSON lines",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument("--logits", action="store_true", help="add the raw logits, in order of label id")
@@ -58,42 +77,54 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint, tokenizer = read_classifier(args.model)
     if args.max_length is not None:
         check_max_length(args.max_length, checkpoint.config)
-    with _input(args) as lines, _output(args) as out:
+    table = _table(args)
+    with _input(args, table) as (texts, pairs, interactive), _output(args, table) as write:
         # JAX is imported here, after everything that can be wrong without it.
         from bert_jax.compilation import use_cache
         from bert_jax.predict import TextClassifier
 
         use_cache()
         classifier = TextClassifier(checkpoint, tokenizer, args.dtype, args.precision)
-        interactive = lines is not None and lines.isatty()
-        name = args.input or "standard input"
-        texts = args.texts if lines is None else _texts(lines, name)
-        pairs = None
-        if args.pairs:
-            texts, pairs = (args.texts[::2], args.texts[1::2]) if lines is None else _halves(texts, name)
-        encode = json.JSONEncoder(ensure_ascii=False).encode
-        # JSON's own escapes leave the control characters of 8 bits, which drive some terminals too.
-        escape = functools.partial(re.compile("[\x7f-\x9f]").sub, lambda found: f"\\u{ord(found[0]):04x}")
         how = {"max_length": args.max_length, "long_texts": args.long_texts, "interactive": interactive}
         with closing(classifier.stream(texts, pairs, **how)) as predictions:
             for prediction in predictions:
-                line = encode(prediction.to_dict(logits=args.logits))
-                out.write((line if line.isprintable() else escape(line)) + "\n")
-                if interactive:
-                    out.flush()
+                write(prediction)
+
+
+def _table(args) -> Table | None:
+    """The table to label, where `--input` is one; `UserError` for options of tables where it is none."""
+    written = bool(args.output) and kind(Path(args.output)) in WRITTEN
+    if args.input and kind(Path(args.input)) in TABLES:
+        return Table(Path(args.input), args.text_column, args.pair_column, keep=written)
+    for name in ("text_column", "pair_column"):
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} is for a table as --input ({', '.join(TABLES)})")
+    if written:
+        raise UserError(f"{args.output}: a table is written where --input is one; choose NAME.jsonl")
+    return None
 
 
 @contextmanager
-def _input(args) -> Iterator[BinaryIO | None]:
+def _input(args, table: Table | None) -> Iterator[tuple[Iterable[str], Iterable[str] | None, bool]]:
+    """The texts, their pairs if they have some, and whether each is to be answered before the next is read."""
     if args.texts:
-        yield None
+        yield (args.texts[::2], args.texts[1::2], False) if args.pairs else (args.texts, None, False)
+    elif table is not None:
+        with table.opened() as (texts, pairs):
+            if args.pairs and pairs is None:
+                raise UserError(f"{args.input}: no column with the second text of a pair; name it with --pair-column")
+            yield texts, pairs, False
     elif args.input:
         with _open(args.input) as file:
-            yield file
+            yield *_lines(file, args.input, args.pairs), file.isatty()
     elif sys.stdin is None:
         raise UserError("standard input is closed; give texts, or --input FILE")
     else:
-        yield sys.stdin.buffer
+        yield *_lines(sys.stdin.buffer, "standard input", args.pairs), sys.stdin.buffer.isatty()
+
+
+def _lines(file: BinaryIO, name: str, pairs: bool) -> tuple[Iterator[str], Iterator[str] | None]:
+    return _halves(_texts(file, name), name) if pairs else (_texts(file, name), None)
 
 
 def _open(name: str) -> BinaryIO:
@@ -104,15 +135,31 @@ def _open(name: str) -> BinaryIO:
 
 
 @contextmanager
-def _output(args) -> Iterator[TextIO]:
-    if not args.output:
-        if sys.stdout is None:
-            raise UserError("standard output is closed; give --output FILE")
+def _output(args, table: Table | None) -> Iterator["Callable[[Prediction], None]"]:
+    """What writes a prediction."""
+    if table is not None and args.output and kind(Path(args.output)) in WRITTEN:
+        with writing(Path(args.output), overwrite=args.overwrite) as rows:
+            yield lambda prediction: rows.write(answer(table.row(), prediction, logits=args.logits))
+    elif args.output:
+        with new_file(Path(args.output), overwrite=args.overwrite) as out:
+            yield functools.partial(_write, out, args.logits, False)
+    elif sys.stdout is None:
+        raise UserError("standard output is closed; give --output FILE")
+    else:
         with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as out:
-            yield out
-        return
-    with new_file(Path(args.output), overwrite=args.overwrite) as file:
-        yield file
+            yield functools.partial(_write, out, args.logits, sys.stdin is not None and sys.stdin.isatty())
+
+
+def _write(out: TextIO, logits: bool, flush: bool, prediction: "Prediction") -> None:
+    line = json.dumps(prediction.to_dict(logits=logits), ensure_ascii=False)
+    # JSON's own escapes leave the control characters of 8 bits, which drive some terminals too.
+    out.write((line if line.isprintable() else _CONTROL.sub(_escaped, line)) + "\n")
+    if flush:
+        out.flush()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:

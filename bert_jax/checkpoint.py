@@ -9,14 +9,14 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bert_jax import tokenizer as tokenizers
-from bert_jax.config import CLASSIFIER, SINGLE_LABEL, BertConfig
+from bert_jax.config import CLASSIFIER, ENCODER, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import parse_json, read_bytes, write_json
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
@@ -200,6 +200,13 @@ def with_classifier(
     files = {name: content for name, content in start.files.items() if name in tokenizers.FILES}
     metadata = {name: value for name, value in start.metadata.items() if name != "position_ids"}
     return Checkpoint(config, tensors, files, metadata, start.sha256), new
+
+
+def without_classifier(start: Checkpoint) -> Checkpoint:
+    """The encoder of a classifier, as it was before it had one."""
+    config = start.config.replace(architecture=ENCODER, labels=(), problem_type=None)
+    kept = parameter_shapes(config)
+    return replace(start, config=config, tensors={name: start.tensors[name] for name in kept})
 
 
 def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:

@@ -343,7 +343,7 @@ def test_several_labels_in_a_cell_and_in_columns(tmp_path):
         (MULTI_LABEL, "['a' 'b']", ".*expected commas between names"),
         (REGRESSION, "nan", 'label is "nan", expected a number'),
         (REGRESSION, True, "label is true, expected a number"),
-        (MULTI_LABEL, [True], "label is true, expected an integer or a name"),
+        (MULTI_LABEL, [0.5], "label is 0.5, expected an integer or a name"),
         (MULTI_LABEL, "['a", "expected an integer or a name"),
         (MULTI_LABEL, "[a]", r'label is "\[a\]", expected a list of names'),
     ],

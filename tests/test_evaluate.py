@@ -1,6 +1,7 @@
 """`python -m train.evaluate`, `train.fine_tune`, and every task from its data to its predictions."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ WORDS = ["good", "bad", "film", "not", "a", "the", "very"]
 
 
 def text(i):
-    return " ".join(WORDS[(i * k + i // 3) % 7] for k in range(1, 7))
+    return " ".join(random.Random(i).choices(WORDS[:7], k=6))
 
 
 def rows(task, count=120):

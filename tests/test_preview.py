@@ -12,7 +12,7 @@ from train.preview import Lengths, preview
 TEXTS = [f"number {i} of the texts" for i in range(200)]
 
 
-def said(train, dev=(("unseen", 0),), cut=0, **options):
+def said(train, dev=(("unseen", 0), ("neither", 1)), cut=0, **options):
     tables = {"train": train, "dev": list(dev)}
     data = read(TrainConfig(**options), None, tables)
     names, targets = targets_of(data)
@@ -59,8 +59,11 @@ def test_repeats_and_contradictions():
         "'number 5 of the texts' (train: rows 6, 202); 'number 7 of the texts' (train: row 8 and dev: row 4)",
     ]
     pairs = [("a text", f"other {i}", i % 2) for i in range(6)]
-    assert not warnings(pairs, [("a text", "unseen", 0)])
-    assert warnings([*pairs, pairs[0]], [("a text", "unseen", 0)]) == ["1 of 7 texts in train repeat an earlier one"]
+    unseen = [("a text", "unseen", i) for i in range(2)]
+    assert warnings(pairs, unseen[:1]) == ["dev has no example of 1"]
+    unseen[1] = ("another text", "unseen", 1)
+    assert not warnings(pairs, unseen)
+    assert warnings([*pairs, pairs[0]], unseen) == ["1 of 7 texts in train repeat an earlier one"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,16 @@ def test_other_warnings(row, options, text):
     assert text in warnings([*((text, i % 2) for i, text in enumerate(TEXTS)), row], **options)
 
 
+def test_labels_that_differ_only_in_case_or_spaces():
+    rows = [(text, ("pos", "neg", "Pos ", "neg\t")[i % 4]) for i, text in enumerate(TEXTS)]
+    alike = "labels differ only in case or spaces: 'Pos ', 'neg', 'neg\\t', 'pos'; are they the same?"
+    assert alike in warnings(rows, [("unseen", "pos")])
+    assert not any("differ only" in line for line in warnings([(text, i % 2) for i, text in enumerate(TEXTS)]))
+
+
 def test_many_labels_are_not_all_listed():
     lines = said([(text, i % 50) for i, text in enumerate(TEXTS)])
     assert lines[2].endswith("and 30 more labels")
     assert lines[2].count("(2.0%)") == 20
+    missing = ", ".join(map(str, range(2, 22)))
+    assert f"warning  dev has no example of {missing} and 28 more" in lines

@@ -66,9 +66,9 @@ def test_options_of_train_are_these():
     from train.config import TrainConfig
 
     options = """
-        model revision new_pooler
+        model revision new_classifier new_pooler
         data data_name data_revision text_column pair_column label_column labels label_separator dev_fraction
-        skip_bad inspect
+        split_seed skip_bad inspect
         task class_weights label_smoothing metric patience
         max_length long_texts stride
         epochs batch_size learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers

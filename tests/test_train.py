@@ -582,12 +582,12 @@ def test_default_run_directories():
 def test_one_file_is_split_by_a_fraction(tmp_path):
     path = tmp_path / "all.csv"
     path.write_text("review,sentiment\n" + "".join(f"text {i},{i % 2}\n" for i in range(50)))
-    splits = read_splits(path, dev_fraction=0.2, seed=1)
+    splits = read_splits(path, dev_fraction=0.2, split_seed=1)
     assert [len(splits[name].rows) for name in ("train", "dev")] == [40, 10]
     texts = {row.text for split in splits.values() for row in split.rows}
     assert len(texts) == 50
-    assert read_splits(path, dev_fraction=0.2, seed=1) == splits
-    assert read_splits(path, dev_fraction=0.2, seed=2) != splits
+    assert read_splits(path, dev_fraction=0.2, split_seed=1) == splits
+    assert read_splits(path, dev_fraction=0.2, split_seed=2) != splits
 
 
 def test_parquet_is_read(tmp_path):

@@ -1,36 +1,14 @@
 """Which columns of a table hold the texts and the labels, and what a label is, by name and by what is in them."""
 
 import ast
-import difflib
-import json
 import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, is_whole
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-
-TEXTS = ("text", "sentence", "review", "content", "comment", "document", "tweet")
-LABELS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
-LABELS += ("score", "similarity", "similarity_score", "rating", "stars", "emotion", "intent", "topic")
-"""Names a column is looked for under, in this order, ignoring case."""
-
-PAIRS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("question", "answer"),
-    ("query", "passage"),
-    ("text_a", "text_b"),
-    ("text1", "text2"),
-    ("text", "text_pair"),
-    ("text", "pair"),
-)
-
-_WORDS = 3
-"""Words on average, from which a column is taken for one of texts."""
+from bert_jax.text_columns import LABELS, check_alike, check_asked, check_header, is_texts, named, shown, texts_in
 
 _FRACTION = re.compile(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*")
 _LIST = 10_000
@@ -59,20 +37,19 @@ def find(
 ) -> Columns:
     """The columns given, or found by their names, or by what a few records hold; `UserError` where neither says."""
     columns = list(sample[0])
+    if text is None and label is None:
+        check_header(where, sample)
     labels = tuple(name.strip() for name in label.split(",")) if label is not None and label not in columns else None
     given = [text, pair, *(labels or [label])]
-    for name, option in zip(given, ["text", "pair", *["label"] * (len(given) - 2)], strict=True):
-        if name is not None and name not in columns:
-            listed = ", ".join(columns)
-            raise UserError(
-                f"{where}: no column {name!r}; there are: {listed}; --{option}-column{did_you_mean(name, columns)}"
-            )
+    options = ["text", "pair", *["label"] * (len(given) - 2)]
+    check_asked(where, columns, dict(zip(given, options, strict=True)))
     if labels is None:
         taken = {name for name in (text, pair) if name}
         labels = (label or _label(where, [c for c in columns if c not in taken], sample),)
     free = [column for column in columns if column not in labels]
     if text is None:
-        text, pair = _texts(where, free, sample, pair)
+        text, pair = texts_in(where, free, sample, pair)
+    check_alike(where, columns, {text, pair, *labels} - set(given))
     return Columns(text, pair, labels)
 
 
@@ -81,21 +58,23 @@ def task_of(sample: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
     if len(labels) > 1:
         return MULTI_LABEL
     values = [record.get(labels[0]) for record in sample]
-    if 2 * sum(isinstance(value, list | tuple) for value in values) >= len(values):
+    if 2 * sum(isinstance(value, list | tuple) or _is_written_list(value) for value in values) >= len(values):
         return MULTI_LABEL
     fractions = [value for value in values if _is_fraction(value)]
     whole = all(float(value or 0).is_integer() for value in fractions)
     return REGRESSION if fractions and not whole and 2 * len(fractions) >= len(values) else SINGLE_LABEL
 
 
-def text_of(record: dict[str, Any], name: str) -> str:
-    """A text; `ValueError` says what is wrong with it."""
-    text = record[name]
-    if not isinstance(text, str):
-        raise ValueError(f"{name} is {shown(text)}, expected a string")
-    if not is_whole(text):
-        raise ValueError(f"{name} holds half of a surrogate pair, expected whole characters")
-    return text
+def has_labels(record: dict[str, Any], columns: Columns) -> bool:
+    """Whether a record has the label columns of the training set, or one of a usual name."""
+    return all(name in record for name in columns.labels) or bool(set(map(str.lower, record)) & set(LABELS))
+
+
+def split_of(record: dict[str, Any], columns: Columns) -> str | None:
+    """What a column `split` says, where there is one that is neither text nor label."""
+    name = next((name for name in record if name.lower() == "split" and name not in columns.all()), None)
+    value = record[name] if name else None
+    return value.strip().lower() if isinstance(value, str) else None
 
 
 def label_of(task: str, record: dict[str, Any], columns: Sequence[str], separator: str) -> Any:
@@ -107,25 +86,13 @@ def label_of(task: str, record: dict[str, Any], columns: Sequence[str], separato
     if task == REGRESSION:
         return _number(name, value)
     if task == MULTI_LABEL:
-        return tuple(_class(name, part) for part in _parts(name, value, separator))
+        parts = _parts(name, value, separator)
+        return tuple(float(part) if _is_flag(part) else _class(name, part) for part in parts)
     return _class(name, value)
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """For the end of an error: the known name that is most like this one, or nothing."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def shown(value: Any) -> str:
-    """A value of the data, for a line of an error."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "null"
-    return json.dumps(value, default=str)[:60]
-
-
 def _label(where: object, columns: list[str], sample: Sequence[dict[str, Any]]) -> str:
-    if found := _named(columns, LABELS):
+    if found := named(columns, LABELS):
         return found
     like = [column for column in columns if _is_labels([record.get(column) for record in sample])]
     if len(like) == 1:
@@ -133,46 +100,23 @@ def _label(where: object, columns: list[str], sample: Sequence[dict[str, Any]]) 
     raise UserError(f"{where}: no label column; there are: {', '.join(sample[0])}; name it with --label-column")
 
 
-def _texts(
-    where: object, columns: list[str], sample: Sequence[dict[str, Any]], pair: str | None
-) -> tuple[str, str | None]:
-    lower = _by_lower(columns)
-    for one, other in PAIRS:
-        second = lower.get(other) if pair is None else pair if pair.lower() == other else None
-        if one in lower and second is not None:
-            return lower[one], second
-    columns = [column for column in columns if column != pair]
-    if found := _named(columns, TEXTS):
-        return found, pair
-    like = [column for column in columns if _is_texts([record.get(column) for record in sample])]
-    if len(like) == 1:
-        return like[0], pair
-    raise UserError(f"{where}: no text column; there are: {', '.join(sample[0])}; name it with --text-column")
-
-
-def _by_lower(columns: Sequence[str]) -> dict[str, str]:
-    """Each column by its name in lower case; of several, the first."""
-    return {column.lower(): column for column in reversed(columns)}
-
-
-def _named(columns: Sequence[str], known: Sequence[str]) -> str | None:
-    lower = _by_lower(columns)
-    return next((lower[name] for name in known if name in lower), None)
-
-
-def _is_texts(values: list[Any]) -> bool:
-    texts = [value for value in values if isinstance(value, str)]
-    return len(texts) == len(values) and sum(len(text.split()) for text in texts) >= _WORDS * len(texts)
-
-
 def _is_labels(values: list[Any]) -> bool:
     """Whether values repeat, as names and numbers of classes do, or are lists of such."""
     if all(isinstance(value, list) for value in values):
         return True
-    if any(isinstance(value, bool) or not isinstance(value, int | float | str) for value in values):
+    if not all(isinstance(value, int | float | str) for value in values):
         return False
     few = len(set(values)) <= max(1, len(values) // 2)
-    return few and not _is_texts(values)
+    return few and not is_texts(values)
+
+
+def _is_flag(value: Any) -> bool:
+    """True and False, and 0.0 and 1.0: numbers of a list with one for each label, and never ids."""
+    return isinstance(value, bool) or (isinstance(value, float) and value in (0.0, 1.0))
+
+
+def _is_written_list(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]")
 
 
 def _is_fraction(value: Any) -> bool:
@@ -200,7 +144,7 @@ def _number(name: str, value: Any) -> float:
 def _parts(name: str, value: Any, separator: str) -> Sequence[Any]:
     if isinstance(value, list | tuple):
         return value
-    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]") and len(value) < _LIST:
+    if _is_written_list(value) and len(value) < _LIST:
         try:
             found = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -218,7 +162,9 @@ def _parts(name: str, value: Any, separator: str) -> Sequence[Any]:
 def _class(name: str, value: Any) -> int | str:
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, int | str):
         raise ValueError(f"{name} is {shown(value)}, expected an integer or a name")
     if isinstance(value, str) and not value.strip():
         raise ValueError(f"{name} is empty")

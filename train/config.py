@@ -34,6 +34,9 @@ class TrainConfig:
         MODEL, MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID"
     )
     revision: str | None = _option(MODEL, None, "branch, tag or commit of a hub id", metavar="R")
+    new_classifier: bool = _option(
+        MODEL, False, "put a new classifier in place of the model's, for other labels or another task", kind=bool
+    )
     new_pooler: bool = _option(MODEL, False, "train a new pooler where the checkpoint has none", kind=bool)
 
     data: str = _option(
@@ -57,6 +60,7 @@ class TrainConfig:
     dev_fraction: float = _option(
         DATA, 0.1, "share of the training file held out where there is no dev file", kind=float, metavar="X"
     )
+    split_seed: int = _option(DATA, 0, "decides which rows are held out", kind=int, metavar="N")
     skip_bad: bool = _option(DATA, False, "count and leave out rows without a usable text and label", kind=bool)
     inspect: bool = _option(DATA, False, "say what was understood of the data, and stop there", kind=bool)
 
@@ -102,7 +106,7 @@ class TrainConfig:
     precision: str = _option(
         RECIPE, "highest", "how exactly float32 is multiplied on GPU and TPU; highest: as on a CPU", choices=PRECISIONS
     )
-    seed: int = _option(RECIPE, 0, "decides order, dropout, split and new parameters", kind=int, metavar="N")
+    seed: int = _option(RECIPE, 0, "decides order, dropout and new parameters", kind=int, metavar="N")
 
     out: str | None = _option(RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
     restart: bool = _option(RUN, False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
@@ -157,7 +161,8 @@ class TrainConfig:
         self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0")
         self._require("warmup", 0 <= self.warmup < 1, "a share in [0, 1)")
         self._require("dev_fraction", 0 < self.dev_fraction < 1, "a share between 0 and 1")
-        self._require("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2^32 - 1")
+        for name in ("seed", "split_seed"):
+            self._require(name, 0 <= getattr(self, name) < 2**32, "a whole number from 0 to 2^32 - 1")
         self._require("max_length", self.max_length >= 3, "at least 3 ([CLS], one token, [SEP])")
 
     @property

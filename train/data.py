@@ -4,18 +4,20 @@ import bisect
 import hashlib
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.config import SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.tables import Record
+from bert_jax.text_columns import text_of
 
 from . import columns as finding
 from . import sources
 from .columns import Columns
 from .config import TrainConfig
-from .records import Record
 from .sources import Source
 
 _SAMPLE = 200
@@ -23,7 +25,7 @@ _SAMPLE = 200
 
 
 class Row(NamedTuple):
-    """One usable row: its number in the split, its text, its label, and the second text of a pair.
+    """One usable row: its number in the split, its text, its label, the second text of a pair, what `split` says.
 
     A label is an integer or a name, as written; of several labels a tuple of these; of a regression a float.
     """
@@ -32,6 +34,7 @@ class Row(NamedTuple):
     text: str
     label: Any
     pair: str | None = None
+    split: str | None = None
 
 
 class Split(NamedTuple):
@@ -77,19 +80,29 @@ def read(
 ) -> Data:
     """Read `config.data`, or tables in memory in its place; `task` where it is known, else as the labels look.
 
-    Where there is no dev split, a share of the training rows, chosen by the seed, is held out; but with `alone`,
-    for evaluation, splits are as they are, and a file by itself is one named test. Raises `UserError` with file and
-    line for anything that is not a text with a label.
+    A file with a column `split` is divided as that says. Where there is no dev split, a share of the training rows is
+    held out (`divide`); but with `alone`, for evaluation, splits are as they are, and a file by itself is one named
+    test. Dev and test are left out, with a note, where they have no labels. Raises `UserError` with file and line for
+    anything that is not a text with a label.
     """
     found = _sources(config, alone) if tables is None else sources.from_tables(tables)
     splits, notes = {}, []
     for name, source in found.items():
-        task, splits[name] = read_split(source, config, task)
-        if name != "train" and splits[name].rows and all(str(row.label) in ("-1", "-1.0") for row in splits[name].rows):
-            notes.append(f"left out {name} of {splits.pop(name).path}: it has no labels (-1)")
+        task, split = read_split(source, config, task, splits.get("train"))
+        if split is None:
+            notes.append(f"left out {name} of {source.path}: it has no labels")
+        elif (name == "train" or alone) and len(found) == 1 and (divided := _by_column(split, alone)):
+            splits = divided
+        else:
+            splits[name] = split
+            if others := {row.split for row in split.rows if row.split is not None}:
+                listed = ", ".join(sorted(others)[:3])
+                notes.append(f"column split of {source.path} is not used: it has {listed}; expected train, dev, test")
+    for name in [name for name, split in splits.items() if name != "train" and _unlabelled(split, splits.get("train"))]:
+        notes.append(f"left out {name} of {splits.pop(name).path}: it has no labels (-1)")
     train = next(iter(splits.values()))
     if "dev" not in splits and not alone:
-        splits |= _divide(train, config.dev_fraction, config.seed)
+        splits |= divide(train, config.dev_fraction, config.split_seed)
     for name, split in splits.items():
         if not split.rows:
             raise UserError(f"{split.path}: no examples for {name}")
@@ -100,25 +113,36 @@ def read(
     return Data(task, {name: splits[name] for name in sources.SPLITS if name in splits}, tuple(names), tuple(notes))
 
 
-def read_split(source: Source, config: TrainConfig, task: str | None = None) -> tuple[str | None, Split]:
-    """Read one split: its task, which is that given or as the labels look, and its rows."""
+def read_split(
+    source: Source, config: TrainConfig, task: str | None = None, train: Split | None = None
+) -> tuple[str | None, Split | None]:
+    """Read one split: its task, which is that given or as the labels look, and its rows.
+
+    The split is None where `train` is given and the split has neither its label columns nor others of usual names.
+    """
     parts: list[tuple[int, Path | str]] = []
     digests: list[str] = []
     records = _numbered(source, parts, digests)
     sample = list(itertools.islice(records, _SAMPLE))
+    tables = [record for _, record in sample if isinstance(record, dict)]
     asked = config.text_column, config.pair_column, config.label_column
-    columns = finding.find(source.path, [record for _, record in sample], *asked) if sample else None
+    if tables and train and train.columns and not finding.has_labels(tables[0], train.columns):
+        return task, None
+    columns = finding.find(source.path, tables, *asked) if tables else None
     if columns and task is None:
-        task = finding.task_of([record for _, record in sample], columns.labels)
+        task = finding.task_of(tables, columns.labels)
     rows: list[Row] = []
     split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns)
     skipped, known = 0, {}
     for number, record in itertools.chain(sample, records):
         try:
+            if isinstance(record, UserError):
+                raise record
             if columns is None or not all(name in record for name in columns.all()):
                 columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *asked)
-            text, pair = (finding.text_of(record, name) if name else None for name in columns[:2])
+            text, pair = (text_of(record, name) if name else None for name in columns[:2])
             label = finding.label_of(task or SINGLE_LABEL, record, columns.labels, config.label_separator)
+            part = finding.split_of(record, columns)
         except (ValueError, UserError) as problem:
             if not config.skip_bad and isinstance(problem, UserError):
                 raise
@@ -127,7 +151,7 @@ def read_split(source: Source, config: TrainConfig, task: str | None = None) -> 
                 raise UserError(f"{where}: {problem}; mend the row or pass --skip-bad") from None
             skipped += 1
         else:  # a million rows hold few labels: one object for each of these
-            rows.append(Row(number, text or "", known.setdefault(label, label), pair))
+            rows.append(Row(number, text or "", known.setdefault(label, label), pair, part))
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return task, split._replace(parts=tuple(parts), skipped=skipped, sha256=sha256)
 
@@ -154,13 +178,94 @@ def _numbered(source: Source, parts: list[tuple[int, Path | str]], digests: list
             digests.append(sha256())
 
 
-def _divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
+def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
+    """Hold out a share of the rows for dev: of each class, or range of numbers, about the same share.
+
+    Rows with the same text, or pair, stay on one side, unless each class has one text alone. A class of one text stays
+    in train, and one of two or more is on both sides.
+    """
     count = len(split.rows)
-    held = min(max(1, round(count * fraction)), count - 1)
-    if held < 1:
+    if count < 2:
         raise UserError(f"{split.path}: {count} examples; at least 2 are needed to hold one out for dev")
-    dev = set(random.Random(seed).sample(range(count), held))
+    alike: dict[tuple[str, str | None], list[Row]] = {}
+    for row in split.rows:
+        alike.setdefault((row.text, row.pair), []).append(row)
+    groups = list(alike.values())
+    if (max(_classes(groups).values()) == 1 and not isinstance(split.rows[0].label, float)) or len(groups) < 2:
+        groups = [[row] for row in split.rows]
+    generator = random.Random(seed)
+    generator.shuffle(groups)
+    groups.sort(key=lambda rows: _order(rows[0].label))
+    # Along this order, rows go to dev at even steps.
+    wanted, first = min(max(1, round(count * fraction)), count - 1), generator.random()
+    train: list[list[Row]] = []
+    dev: list[list[Row]] = []
+    passed = held = 0
+    for rows in groups:
+        passed += len(rows)
+        if passed * wanted / count + first >= held + 1:
+            dev.append(rows)
+            held += len(rows)
+        else:
+            train.append(rows)
+    if isinstance(split.rows[0].label, int | str):
+        several = {label for label, texts in _classes(groups).items() if texts > 1}
+        train += [rows for rows in dev if _order(rows[0].label) not in several]
+        dev = [rows for rows in dev if _order(rows[0].label) in several]
+        _share(train, dev)
+        _share(dev, train)
+    if not dev:
+        dev.append(train.pop())
+    if not train:
+        train.append(dev.pop())
+    chosen = {row.number for rows in dev for row in rows}
     return {
-        "train": split._replace(rows=[row for i, row in enumerate(split.rows) if i not in dev]),
-        "dev": split._replace(rows=[row for i, row in enumerate(split.rows) if i in dev], skipped=0),
+        "train": split._replace(rows=[row for row in split.rows if row.number not in chosen]),
+        "dev": split._replace(rows=[row for row in split.rows if row.number in chosen], skipped=0),
+    }
+
+
+def _share(giving: list[list[Row]], taking: list[list[Row]]) -> None:
+    """Move a group of rows of each class of which one side has several and the other none."""
+    known, counts = _classes(taking), _classes(giving)
+    for rows in list(giving):
+        label = _order(rows[0].label)
+        if label not in known and counts[label] > 1:
+            known[label] += 1
+            giving.remove(rows)
+            taking.append(rows)
+
+
+def _classes(groups: list[list[Row]]) -> Counter[Any]:
+    """How many groups of rows each class has."""
+    return Counter(_order(rows[0].label) for rows in groups)
+
+
+def _order(label: Any) -> Any:
+    """What rows are put in order by: numbers by size, classes by name."""
+    return label if isinstance(label, float) else str(label)
+
+
+def _unlabelled(split: Split, train: Split | None) -> bool:
+    """Whether all labels are -1, as of a competition's test set, and -1 is no class of the training set."""
+    nothing = ("-1", "-1.0")
+    known = train is not None and any(str(row.label) in nothing for row in train.rows)
+    return bool(split.rows) and not known and all(str(row.label) in nothing for row in split.rows)
+
+
+def _by_column(split: Split, alone: bool) -> dict[str, Split]:
+    """The splits that a column `split` names, if each row of the file has one there; otherwise nothing.
+
+    One of them is train, but for `alone`.
+    """
+    names = {name: which for which, names in sources.SPLITS.items() for name in names}
+    if not split.rows or any(row.split not in names for row in split.rows):
+        return {}
+    found = {which: [row for row in split.rows if names[row.split] == which] for which in sources.SPLITS}
+    if not (found["train"] or alone):
+        return {}
+    return {
+        which: split._replace(rows=rows, skipped=split.skipped if which == "train" else 0)
+        for which, rows in found.items()
+        if rows
     }

@@ -1,30 +1,42 @@
 """Labels as written to targets: class ids, rows of 0 and 1, or numbers; and weights of classes."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.text_columns import did_you_mean, shown
 
-from .columns import did_you_mean
 from .data import Data, Row, Split
 
 _Placed = tuple[Split, Row, Any]
+
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0*)?")  # a code such as 007 is a name
+
+_ALL_DIFFERENT = 10
+"""Rows from which it is strange that each has a label of its own."""
 
 
 def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Label names in order of id, and each split's targets.
 
     Targets are class ids (N), int32, of single labels, or float32 (N, C): 1 for each label that holds, or the one
-    number of a regression. Raises `UserError` with the row of a label that is out of range or unknown.
+    number of a regression. Raises `UserError` with the row of a label that is unknown or has two readings.
     """
     if data.task == REGRESSION:
         if len(names) > 1:
             raise UserError(f"a regression has one number, named {', '.join(names)} here; name one, or none")
         found = {name: np.array([[row.label] for row in s.rows], np.float32) for name, s in data.splits.items()}
         return tuple(names) or data.names or ("score",), found
+    if data.task == MULTI_LABEL and (width := vector_length(data)):
+        names = tuple(names) or data.names or tuple(map(str, range(width)))
+        if len(names) != width:
+            raise UserError(f"labels are lists of {width} zeros and ones, and {len(names)} labels are named")
+        vectors = {name: [list(map(_bit, row.label)) for row in s.rows] for name, s in data.splits.items()}
+        return names, {name: np.array(rows, np.float32) for name, rows in vectors.items()}
     names, ids = label_ids(data, names)
     if data.task == SINGLE_LABEL:
         return names, {name: np.array(found, np.int32) for name, found in ids.items()}
@@ -36,39 +48,94 @@ def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
     return names, targets
 
 
+def vector_length(data: Data) -> int:
+    """How many labels there are, if each row's label is a list with a 0 or 1 for each of them; 0 if lists hold labels.
+
+    Raises `UserError` with the row for lists that could be either, or are neither.
+    """
+    rows = [(split, row) for split in data.splits.values() for row in split.rows]
+    if not rows or not all(isinstance(row.label, tuple) for _, row in rows):
+        return 0
+    bits = all(_bit(part) is not None for _, row in rows for part in row.label)
+    lengths = sorted({len(row.label) for _, row in rows})
+    repeats = next((one for one in rows if _repeats_a_number(one[1].label)), None)
+    fractions = next((one for one in rows if any(isinstance(part, float) for part in one[1].label)), None)
+    both = "a list with 0 or 1 for each label, or a list of the labels that hold"
+    if bits and len(lengths) == 1 and lengths[0] and (repeats or fractions):
+        return lengths[0]
+    if strange := repeats or fractions:
+        split, row = strange
+        raise UserError(f"{split.place(row.number)}: label is {shown(list(row.label))}; expected {both}")
+    vectors = bits and not any(isinstance(part, str) for _, row in rows for part in row.label)
+    if vectors and len(lengths) == 1 and lengths[0]:
+        split, row = rows[0]
+        raise UserError(
+            f"{split.place(row.number)}: label is {shown(list(row.label))}, which can be {both}; "
+            "write names in place of numbers, or 0.0 and 1.0 for the first"
+        )
+    return 0
+
+
 def label_ids(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """Label names in order of id, and the ids of each split's labels, one row's after another's.
 
-    Labels are integers or names. With `names`, integers index them and names must be among them; without, integers
-    0..C-1 name themselves and names are put in order of the alphabet.
+    Labels are whole numbers or names. The classes are the labels that the training rows have, numbers in ascending
+    order or names in that of the alphabet. With `names`, labels are among them or, if they are numbers, index them.
+    Raises `UserError` with the row of a label that is unknown, or where numbers can be read in two ways.
     """
     train = data.splits["train"]
     names = tuple(names) or data.names
-    # What is held out of the training file takes part in saying which labels there are.
-    known = [label for s in data.splits.values() if s.path == train.path for _, _, label in _labels(s)]
-    numbered = all(_as_integer(label) is not None for s in data.splits.values() for _, _, label in _labels(s))
-    if numbered and not (names and all(str(label) in names for s in data.splits.values() for *_, label in _labels(s))):
-        if not names:  # as many as the training set uses, unless a stray number is larger than the set itself
-            limit = max(2, len(train.rows), len(known))
-            names = tuple(str(i) for i in range(min(limit, max(0, 0, *map(int, known)) + 1)))
-        place: dict[Any, int] = {i: i for i in range(len(names))}
-        expected = f"is out of range; expected 0 to {len(names) - 1}"
-    else:
-        names = names or tuple(sorted({str(label) for label in known}))
+    every = [label for split in data.splits.values() for _, _, label in _labels(split)]
+    numbered = all(_as_integer(label) is not None for label in every)
+    write: Callable[[Any], str] = (lambda label: str(_as_integer(label))) if numbered else str
+    place: dict[str, int] = {name: i for i, name in enumerate(names)}
+    expected = ""
+    if not names:
+        # What is held out of the training file takes part in saying which labels there are.
+        learned = [s for name, s in data.splits.items() if s.path == train.path and name in ("train", "dev")]
+        known = {write(label) for split in learned for _, _, label in _labels(split)}
+        names = tuple(sorted(known, key=int) if numbered else sorted(known))
+        _check_number(data, names, sum(len(split.rows) for split in learned))
         place = {name: i for i, name in enumerate(names)}
-        numbered, expected = False, "is unknown; "
+    elif numbered and not all(write(label) in place for label in every):
+        _check_indices(train, names, {int(write(label)) for label in every})
+        place = {str(i): i for i in range(len(names))}
+        expected = f"is out of range; expected 0 to {len(names) - 1}, for {', '.join(names[:20])}"
     ids: dict[str, list[int]] = {}
     for name, split in data.splits.items():
-        ids[name] = [place.get(int(label) if numbered else str(label), -1) for _, _, label in _labels(split)]
+        ids[name] = [place.get(write(label), -1) for _, _, label in _labels(split)]
         if -1 in ids[name]:
             _, row, label = list(_labels(split))[ids[name].index(-1)]
-            said = f"{label} {expected}" if numbered else f"{label!r} {expected}{_among(label, names)}"
-            raise UserError(f"{split.place(row.number)}: label {said}")
+            label = write(label) if numbered else repr(label)
+            said = expected or f"is unknown; {_among(label, names)}"
+            raise UserError(f"{split.place(row.number)}: label {label} {said}")
+    return names, ids
+
+
+def _check_number(data: Data, names: Sequence[str], rows: int) -> None:
+    """Raise `UserError` for too few classes, or for as many as there are rows."""
+    train = data.splits["train"]
     if len(names) < 2 and data.task != MULTI_LABEL:
         raise UserError(f"{train.path}: all rows have the label {''.join(names)}; a classifier needs two or more")
     if not names:
         raise UserError(f"{train.path}: no row has a label")
-    return names, ids
+    if data.task == SINGLE_LABEL and len(names) == rows >= _ALL_DIFFERENT:
+        column = f"column {train.columns.labels[0]}" if train.columns else "this"
+        raise UserError(f"{train.path}: each of {rows:,} rows has a label of its own; is {column} that of the labels?")
+
+
+def _check_indices(train: Split, names: Sequence[str], labels: set[int]) -> None:
+    """Raise `UserError` where labels look like the numbers in the names ("1 star") and are not their ids."""
+    inside = [re.findall(r"[0-9]+", name) for name in names]
+    if not all(len(numbers) == 1 for numbers in inside):
+        return
+    numbers = [int(found[0]) for found in inside]
+    if numbers != list(range(len(names))) and labels <= set(numbers):
+        one = min(labels)
+        as_id = f", or the id of {names[one]}" if 0 <= one < len(names) else ""
+        raise UserError(
+            f"{train.path}: label {one} can be {names[numbers.index(one)]}{as_id}; write names in place of numbers"
+        )
 
 
 def class_weights(said: str | None, task: str, targets: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
@@ -114,7 +181,19 @@ def _among(label: Any, names: Sequence[str]) -> str:
 
 
 def _as_integer(label: Any) -> int | None:
-    try:
-        return int(label)
-    except ValueError:
-        return None
+    """A whole number, written as in any kind of file: 1, "1" or "1.0"."""
+    if isinstance(label, str):
+        label = label.strip()
+        return int(label.split(".")[0]) if _WHOLE.fullmatch(label) else None
+    return int(label)
+
+
+def _bit(part: Any) -> int | None:
+    """0 or 1, however it is written, and None for anything else."""
+    number = _as_integer(part)
+    return number if number in (0, 1) else None
+
+
+def _repeats_a_number(label: tuple[Any, ...]) -> bool:
+    numbers = [part for part in label if not isinstance(part, str) or _bit(part) is not None]
+    return len(set(numbers)) < len(numbers)

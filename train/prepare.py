@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.checkpoint import Checkpoint, with_classifier
+from bert_jax.checkpoint import Checkpoint, with_classifier, without_classifier
 from bert_jax.command import printable
 from bert_jax.config import CLASSIFIER, REGRESSION
 from bert_jax.errors import UserError
@@ -66,10 +66,19 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
     """
     source = conversion.read(config.model, config.revision)
     start = source.checkpoint
+    if config.new_classifier:
+        if start.config.architecture != CLASSIFIER:
+            raise UserError(f"--new-classifier is for a classifier, and {config.model} is none; leave it out")
+        start = without_classifier(start)
     check_max_length(config.max_length, start.config)
     found = read(config, _task(config, start), tables)
     _check_options(config, start, found)
-    names, targets = targets_of(found, config.labels or start.config.labels)
+    try:
+        names, targets = targets_of(found, config.labels or start.config.labels)
+    except UserError as error:
+        if not start.config.labels:
+            raise
+        raise UserError(f"{error} (the model's labels; --new-classifier takes those of the data)") from None
     if not start.config.add_pooling_layer and not config.new_pooler:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     cutting = Cutting(config.max_length, config.long_texts, config.stride)
@@ -131,7 +140,10 @@ def _task(config: TrainConfig, start: Checkpoint) -> str | None:
     own = start.config.problem_type if start.config.architecture == CLASSIFIER else None
     asked = TASKS.get(config.task, own)
     if own is not None and asked != own:
-        raise UserError(f"--task is {config.task} but {config.model} is a classifier of {own}; leave --task out")
+        raise UserError(
+            f"--task is {config.task} but {config.model} is a classifier of {own}; "
+            "leave --task out, or pass --new-classifier"
+        )
     return asked
 
 
@@ -141,7 +153,7 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
     if config.labels and network.architecture == CLASSIFIER and config.labels != network.labels:
         raise UserError(
             f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "
-            f"{','.join(network.labels)}; leave --labels out"
+            f"{','.join(network.labels)}; leave --labels out, or pass --new-classifier"
         )
     if config.metric is not None and config.metric not in METRICS[task]:
         raise UserError(

@@ -127,8 +127,26 @@ def _warnings(
     if data.task != REGRESSION:
         train = targets["train"]
         counts = train.sum(axis=0) if data.task == MULTI_LABEL else np.bincount(train, minlength=len(names))
+        yield from _lacking(data, names, targets)
+        if alike := _alike(names):
+            yield f"labels differ only in case or spaces: {', '.join(map(repr, alike))}; are they the same?"
         if rare := [name for name, count in zip(names, counts, strict=True) if count < _RARE * len(train)]:
             yield f"labels of fewer than 1% of train: {', '.join(rare[:_SHOWN])}; see --class-weights"
+
+
+def _lacking(data: Data, names: Sequence[str], targets: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """The classes without an example in a split: its scores say nothing of them."""
+    for name, held in targets.items():
+        counts = held.sum(axis=0) if data.task == MULTI_LABEL else np.bincount(held, minlength=len(names))
+        if lacking := [label for label, count in zip(names, counts, strict=True) if not count]:
+            more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+            yield f"{name} has no example of {', '.join(lacking[:_SHOWN])}{more}"
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """Names that are the same but for case and spaces."""
+    folded = [" ".join(name.split()).casefold() for name in names]
+    return [name for name, one in zip(names, folded, strict=True) if folded.count(one) > 1]
 
 
 def _key(row: Row) -> int:

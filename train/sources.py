@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode, read_bytes
-
-from .records import ENDINGS, Record, numbered_by, records
+from bert_jax.tables import ENDINGS, Record, check_names, numbered_by, records
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """The names of each split, in files, folders and on the hub."""
@@ -188,7 +187,8 @@ def _rows(name: str, table: Iterable[Any], names: Mapping[str, tuple[str, ...]])
 
 def _records_of(table: Any, name: str) -> Iterable[dict[str, Any]]:
     if hasattr(table, "to_dict") and hasattr(table, "iloc"):  # a pandas frame
-        return table.to_dict("records")
+        check_names(list(map(str, table.columns)), name)
+        return [_plain(row) for row in table.to_dict("records")]
     if hasattr(table, "features"):
         return table
     rows = list(table)
@@ -196,7 +196,13 @@ def _records_of(table: Any, name: str) -> Iterable[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) and not (isinstance(row, tuple | list) and len(row) in names):
             raise UserError(f"{name}: row {number}: expected (text, label), (text, pair, label) or a dictionary")
-    return [dict(row) if isinstance(row, Mapping) else dict(zip(names[len(row)], row, strict=True)) for row in rows]
+    pairs = (row if isinstance(row, Mapping) else zip(names[len(row)], row, strict=True) for row in rows)
+    return [_plain(dict(pair)) for pair in pairs]
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row with names and values of Python's own, also where they were numpy's."""
+    return {str(name): value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
 
 
 def _features(table: Any) -> dict[str, tuple[str, ...]]:

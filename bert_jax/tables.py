@@ -7,8 +7,10 @@ import io
 import itertools
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -26,8 +28,13 @@ _UNPACKED, _RATIO = 64 * 2**20, 100
 LABELS = (".labels", ".labels.txt")
 """What the file of labels beside NAME.txt is called, after NAME: a label on each line, for that line's text."""
 
-Record = tuple[int, dict[str, Any]]
-"""Its line, or row, from 1, and its fields."""
+Record = tuple[int, dict[str, Any] | UserError]
+"""Its line, or row, from 1, and its fields, or what is wrong with the line."""
+
+_SAMPLE = 1000
+"""Lines of a .tsv that are looked at to see whether its cells are quoted."""
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 @contextmanager
@@ -42,26 +49,27 @@ def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterato
     with opened(path, within=within) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        if _kind(path) == ".parquet":
+        if kind(path) == ".parquet":
             yield _parquet(file, path), digest
             return
         text = cast(BinaryIO, _Unpacked(file, path)) if path.name.lower().endswith(".gz") else file
-        if _kind(path) == ".txt":
+        if kind(path) == ".txt":
             beside = _labels_of(path)
             with opened(beside, within=within) as labels:
                 both = digest + hashlib.file_digest(labels, "sha256").hexdigest()
                 labels.seek(0)
                 yield _beside(text, path, labels, beside), hashlib.sha256(both.encode()).hexdigest()
             return
-        yield _READERS[_kind(path)](text, path), digest
+        yield _READERS[kind(path)](text, path), digest
 
 
 def numbered_by(path: Path) -> str:
     """What a record's number counts: lines, or rows where a file has no lines."""
-    return "row" if _kind(path) in (".parquet", ".json") else "line"
+    return "row" if kind(path) in (".parquet", ".json") else "line"
 
 
-def _kind(path: Path) -> str:
+def kind(path: Path) -> str:
+    """The ending of a file's name, in lower case and without .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -113,11 +121,24 @@ def _lines(file: BinaryIO, path: Path, newline: str = "") -> Iterator[str]:
 
 def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
     csv.field_size_limit(1 << 30)
-    # Tab-separated corpora (GLUE's among them) hold bare quotes, so only csv is read with quoting.
-    if _kind(path) == ".tsv":
-        reader = csv.reader(_lines(file, path), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    else:
-        reader = csv.reader(_lines(file, path), strict=True)
+    lines = _lines(file, path)
+    before = [next(lines, "")]  # to the line of names
+    while before[-1] and not before[-1].strip():
+        before.append(next(lines, ""))
+    delimiter = _delimiter(before[-1], path)
+    # Tab-separated corpora hold bare quotes, GLUE's among them, so that a .tsv is quoted only where it is plain.
+    names = before[-1].rstrip("\r\n").split(delimiter)
+    bare = kind(path) == ".tsv" and delimiter == "\t" and not all(_QUOTED.fullmatch(name) for name in names)
+    if bare:
+        before += itertools.islice(lines, _SAMPLE)
+        odd = sum(line.count('"') for line in before) % 2
+        for line in itertools.islice(lines, _SAMPLE if odd else 0):  # to the end of a cell that is quoted
+            before.append(line)
+            if line.count('"') % 2:
+                break
+        bare = not _is_quoted(before, path)
+    how: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if bare else {"strict": True}
+    reader = csv.reader(itertools.chain(before, lines), delimiter=delimiter, **how)
     header: list[str] | None = None
     start = 1
     try:
@@ -127,12 +148,55 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                continue
-            if len(cells) != len(header):
-                raise UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
-            yield line, dict(zip(header, cells, strict=True))
+                check_names(header, path)
+            elif len(cells) != len(header):
+                yield line, UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
+            else:
+                values = map(_unquoted, cells) if bare else cells
+                yield line, dict(zip(header, values, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}: line {start}: {error}") from None
+
+
+def _is_quoted(sample: list[str], path: Path) -> bool:
+    """Whether lines of a .tsv are quoted as a writer of csv does it, where that makes a difference.
+
+    Raises `UserError` where they make a table with and without quoting, but not the same one.
+    """
+    text = "".join(sample).replace("\r\n", "\n")
+    try:
+        rows = list(csv.reader(io.StringIO(text), delimiter="\t", strict=True))
+    except csv.Error:
+        return False
+    again = io.StringIO()
+    csv.writer(again, delimiter="\t", lineterminator="\n").writerows(rows)
+    if again.getvalue() != text + "\n" * (not text.endswith("\n")) or len({len(row) for row in rows if row}) != 1:
+        return False
+    bare = [[_unquoted(cell) for cell in line.split("\t")] for line in text.split("\n") if line]
+    rows = [row for row in rows if row]
+    if bare != rows and {len(row) for row in bare} == {len(rows[0])}:
+        line = next(i for i, (one, other) in enumerate(zip(bare, rows, strict=False), 1) if one != other)
+        raise UserError(f"{path}: from line {line} on, quotes can be read in two ways; write it as csv")
+    return bare != rows
+
+
+def check_names(names: Sequence[str], where: object) -> None:
+    """Raise `UserError` where two columns have one name: which of them is meant, nothing says."""
+    twice = next((name for name, count in Counter(names).items() if count > 1 and name), None)
+    if twice is not None:
+        raise UserError(f"{where}: two columns are called {twice}; rename one of them")
+
+
+def _delimiter(header: str, path: Path) -> str:
+    """What parts the names of columns: a tab or comma by the kind of file, another one if that is not there."""
+    usual = "\t" if kind(path) == ".tsv" else ","
+    others = [other for other in ("\t", ",", ";", "|") if other in header]
+    return others[0] if usual not in header and len(others) == 1 else usual
+
+
+def _unquoted(cell: str) -> str:
+    """A cell as it was before a writer of csv quoted it, which doubles the quotes inside; others as they are."""
+    return cell[1:-1].replace('""', '"') if '""' in cell and _QUOTED.fullmatch(cell) else cell
 
 
 def _jsonl(file: BinaryIO, path: Path) -> Iterator[Record]:
@@ -140,21 +204,30 @@ def _jsonl(file: BinaryIO, path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line.removesuffix("\n"))
+            record = json.loads(line.removesuffix("\n"), object_pairs_hook=_object)
         except RecursionError:
-            raise UserError(f"{path}: line {number}: bad JSON: nested too deeply") from None
+            yield number, UserError(f"{path}: line {number}: bad JSON: nested too deeply")
         except ValueError as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise UserError(f"{path}: line {number}: bad JSON: {reason}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}: line {number}: expected a JSON object")
-        yield number, record
+            yield number, UserError(f"{path}: line {number}: bad JSON: {reason}")
+        else:
+            is_table = isinstance(record, dict)
+            yield number, record if is_table else UserError(f"{path}: line {number}: expected a JSON object")
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ; `ValueError` otherwise."""
+    found = dict(members)
+    if len(found) < len(members):
+        name = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
+        raise ValueError(f"two members are called {name}")
+    return found
 
 
 def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
     """An array of objects; or an object of which one member is such an array."""
     try:
-        found = json.loads("".join(_lines(file, path)))
+        found = json.loads("".join(_lines(file, path)), object_pairs_hook=_object)
     except RecursionError:
         raise UserError(f"{path}: bad JSON: nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -190,6 +263,7 @@ def _parquet(file: BinaryIO, path: Path) -> Iterator[Record]:
     numbers = itertools.count(1)
     try:
         table = pyarrow.parquet.ParquetFile(file)
+        check_names(table.schema_arrow.names, path)
         groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
         unpacked = max(sum(group.total_byte_size for group in groups), 8 * table.metadata.num_rows)
         if unpacked > most:

@@ -1,0 +1,135 @@
+"""Which columns of a table hold texts, or pairs of texts, by name and by what is in them."""
+
+import difflib
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from bert_jax.config import is_whole
+from bert_jax.errors import UserError
+
+TEXTS = ("text", "sentence", "review", "content", "comment", "document", "tweet")
+LABELS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
+LABELS += ("score", "similarity", "similarity_score", "rating", "stars", "emotion", "intent", "topic")
+"""Names a column is looked for under, in this order, ignoring case."""
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("query", "passage"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("text", "text_pair"),
+    ("text", "pair"),
+)
+
+_WORDS = 3
+"""Words on average, from which a column is taken for one of texts."""
+
+
+def find_texts(
+    where: object, sample: Sequence[dict[str, Any]], text: str | None, pair: str | None
+) -> tuple[str, str | None]:
+    """The columns of the text and of the second text of a pair: those given, or found as training finds them."""
+    columns = list(sample[0])
+    check_asked(where, columns, {text: "text", pair: "pair"})
+    if text is not None:
+        return text, pair
+    check_header(where, sample)
+    free = [column for column in columns if column.lower() not in LABELS]
+    found = texts_in(where, free, sample, pair)
+    check_alike(where, columns, set(found) - {pair})
+    return found
+
+
+def check_asked(where: object, columns: Sequence[str], asked: Mapping[str | None, str]) -> None:
+    """Raise `UserError` where a column that an option names is not there."""
+    for name, option in asked.items():
+        if name is not None and name not in columns:
+            near = did_you_mean(name, columns)
+            raise UserError(f"{where}: no column {name!r}; there are: {', '.join(columns)}; --{option}-column{near}")
+
+
+def check_alike(where: object, columns: Sequence[str], found: Collection[str | None]) -> None:
+    """Raise `UserError` where a column found by its name has a double but for the case of letters."""
+    for name in found:
+        alike = [column for column in columns if name and column.lower() == name.lower()]
+        if len(alike) > 1:
+            raise UserError(f"{where}: columns {' and '.join(alike)} differ in case alone; rename one of them")
+
+
+def check_header(where: object, sample: Sequence[dict[str, Any]]) -> None:
+    """Raise `UserError` where the names of columns look like a row of the data, and none is a usual name."""
+    columns = list(sample[0])
+    known = {*TEXTS, *LABELS, *(name for names in PAIRS for name in names)}
+    if any(column.lower() in known for column in columns):
+        return
+    values = {column: [record.get(column) for record in sample] for column in columns}
+    again = any(isinstance(value, str) and value == column for column in columns for value in values[column])
+    if again or any(len(column.split()) >= _WORDS and is_texts(values[column]) for column in columns):
+        raise UserError(
+            f"{where}: the names of its columns look like a row of data ({', '.join(columns)[:80]}); "
+            "begin it with a line of names such as text,label, or name --text-column and --label-column"
+        )
+
+
+def texts_in(
+    where: object, columns: list[str], sample: Sequence[dict[str, Any]], pair: str | None
+) -> tuple[str, str | None]:
+    """The columns of text and pair among some, by their names or by what a few records hold."""
+    lower = _by_lower(columns)
+    for one, other in PAIRS:
+        second = lower.get(other) if pair is None else pair if pair.lower() == other else None
+        if one in lower and second is not None:
+            return lower[one], second
+    columns = [column for column in columns if column != pair]
+    if found := named(columns, TEXTS):
+        return found, pair
+    like = [column for column in columns if is_texts([record.get(column) for record in sample])]
+    if len(like) == 1:
+        return like[0], pair
+    raise UserError(f"{where}: no text column; there are: {', '.join(sample[0])}; name it with --text-column")
+
+
+def text_of(record: dict[str, Any], name: str) -> str:
+    """A text; `ValueError` says what is wrong with it."""
+    text = record[name]
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {shown(text)}, expected a string")
+    if not is_whole(text):
+        raise ValueError(f"{name} holds half of a surrogate pair, expected whole characters")
+    return text
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """For the end of an error: the known name that is most like this one, or nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A value of the data, for a line of an error."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    return json.dumps(value, default=str)[:60]
+
+
+def _by_lower(columns: Sequence[str]) -> dict[str, str]:
+    """Each column by its name in lower case; of several, the first."""
+    return {column.lower(): column for column in reversed(columns)}
+
+
+def named(columns: Sequence[str], known: Sequence[str]) -> str | None:
+    """The first of the known names that a column has, ignoring case."""
+    lower = _by_lower(columns)
+    return next((lower[name] for name in known if name in lower), None)
+
+
+def is_texts(values: list[Any]) -> bool:
+    """Whether all values are strings, of several words on average."""
+    texts = [value for value in values if isinstance(value, str)]
+    return len(texts) == len(values) and sum(len(text.split()) for text in texts) >= _WORDS * len(texts)

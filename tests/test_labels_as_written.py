@@ -1,0 +1,156 @@
+"""Labels as people write them: lists of 0 and 1, classes that do not begin at 0, numpy's and Python's own values."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+
+from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
+from bert_jax.errors import UserError
+from train.config import TrainConfig
+from train.data import read
+from train.labels import targets_of
+
+
+def understood(labels, task=None, names=(), **options):
+    """Label names, and the targets of rows with these labels in their order."""
+    rows = [(f"text number {i}", label) for i, label in enumerate(labels)]
+    data = read(TrainConfig(data="memory", **options), task, {"train": rows, "dev": rows})
+    names, targets = targets_of(data, names)
+    return data.task, names, targets["train"].tolist()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]],
+        [[0, 1, 1], [0, 0, 0], [1, 0, 0]],
+        [[False, True], [True, True]],
+        [[1, 1], [0, 1]],
+        ["[0, 1, 1]", "[0, 0, 0]", "[1, 0, 0]"],
+        [np.array([0, 1, 1]), np.array([0, 0, 1])],
+        [(0.0,), (1.0,)],
+    ],
+)
+def test_lists_of_zeros_and_ones_hold_a_number_for_each_label(labels):
+    task, names, targets = understood(labels)
+    vectors = [json.loads(label) if isinstance(label, str) else np.array(label, float).tolist() for label in labels]
+    assert (task, names) == (MULTI_LABEL, tuple(map(str, range(len(vectors[0])))))
+    assert targets == vectors
+    named = [f"label {i}" for i in range(len(vectors[0]))]
+    assert understood(labels, names=named) == (MULTI_LABEL, tuple(named), vectors)
+    with pytest.raises(UserError, match=r"labels are lists of \d zeros and ones, and 7 labels are named"):
+        understood(labels, names=list("abcdefg"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets"),
+    [
+        ([[0], [1], [0, 1], []], [[1, 0], [0, 1], [1, 1], [0, 0]]),
+        ([[2, 0], [1, 2]], [[1, 0, 1], [0, 1, 1]]),
+        ([[3], [5]], [[1, 0], [0, 1]]),
+        (["['toxic', 'insult']", "[]", "['insult']"], [[1, 1], [0, 0], [1, 0]]),
+    ],
+)
+def test_other_lists_hold_labels(labels, targets):
+    task, _, found = understood(labels)
+    assert (task, found) == (MULTI_LABEL, targets)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([[0, 1], [1, 0]], r"train: row 1: label is \[0, 1\], which can be .* or a list of the labels that hold"),
+        ([[0], [1]], r"row 1: label is \[0\], which can be"),
+        ([[0.0, 1.0], [1.0]], r"row 1: label is \[0.0, 1.0\]; expected a list with 0 or 1 for each label, or"),
+        ([[0.0, 1.0], [2.0, 1.0]], r"row 1: label is \[0.0, 1.0\]; expected"),
+        ([[2, 2], [0, 1]], r"row 1: label is \[2, 2\]; expected"),
+        ([["a"], [True]], r"row 2: label is \[1.0\]; expected"),
+        ([[0.5, 1.0], [0.5, 1.0]], r"row 1: label is 0.5, expected an integer or a name"),
+    ],
+)
+def test_lists_of_two_readings_or_none_are_refused(labels, said):
+    with pytest.raises(UserError, match=said):
+        understood(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "targets"),
+    [
+        ([1, 2, 2, 1], ("1", "2"), [0, 1, 1, 0]),
+        ([5, 1, 3], ("1", "3", "5"), [2, 0, 1]),
+        ([0, 4], ("0", "4"), [0, 1]),
+        ([-1, 0, 1], ("-1", "0", "1"), [0, 1, 2]),
+        (["1001", "30000000000"], ("1001", "30000000000"), [0, 1]),
+        ([10, 9], ("9", "10"), [1, 0]),
+        (["0.0", "1.0"], ("0", "1"), [0, 1]),
+        (["01", "02"], ("01", "02"), [0, 1]),
+        ([np.int64(1), np.int64(0)], ("0", "1"), [1, 0]),
+        ([True, False], ("False", "True"), [1, 0]),
+        ([np.bool_(True), np.bool_(False)], ("False", "True"), [1, 0]),
+    ],
+)
+def test_the_classes_are_the_values_there_are(labels, names, targets):
+    assert understood(labels) == (SINGLE_LABEL, names, targets)
+
+
+def test_kinds_of_files_write_numbers_differently(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na film,1.0\nanother,0.0\n")
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"text": "a third", "label": 1}) + "\n")
+    names, targets = targets_of(read(TrainConfig(data=str(tmp_path))))
+    assert (names, targets["train"].tolist(), targets["dev"].tolist()) == (("0", "1"), [1, 0], [1])
+
+
+def test_a_model_knows_which_number_was_which():
+    assert understood([5, 1], names=("1", "3", "5"))[2] == [2, 0]
+    assert understood([1, 0], names=("neg", "pos"))[2] == [1, 0]
+    with pytest.raises(UserError, match="label 2 is out of range; expected 0 to 1, for neg, pos"):
+        understood([1, 2], names=("neg", "pos"))
+    with pytest.raises(UserError, match="label 1 can be 1 star, or the id of 2 stars; write names in place of numbers"):
+        understood([1, 2, 4], names=("1 star", "2 stars", "3 stars", "4 stars", "5 stars"))
+    with pytest.raises(UserError, match="label -1 is out of range"):
+        understood([-1, 1], names=("neg", "pos"))
+
+
+def test_labels_of_the_dev_set_are_those_of_training():
+    tables = {"train": [("a", 1), ("b", 2)], "dev": [("c", 3)]}
+    with pytest.raises(UserError, match=r"dev: row 1: label 3 is unknown; expected one of 1, 2"):
+        targets_of(read(TrainConfig(data="memory"), None, tables))
+
+
+def test_one_class_and_a_class_a_row_are_refused():
+    with pytest.raises(UserError, match="all rows have the label 1; a classifier needs two or more"):
+        understood([1, 1, 1])
+    with pytest.raises(UserError, match="each of 10 rows has a label of its own; is column label that of the labels?"):
+        understood(range(10))
+
+
+def test_frames_with_numbers_for_names():
+    frame = pandas.DataFrame([["a film of note", 1], ["another such film", 0]] * 2)
+    data = read(TrainConfig(data="memory", text_column="0", label_column="1", dev_fraction=0.5), None, {"train": frame})
+    assert sorted(row.label for split in data.splits.values() for row in split.rows) == [0, 0, 1, 1]
+    frame.columns = ["text", "text"]
+    with pytest.raises(UserError, match="train: two columns are called text; rename one of them"):
+        read(TrainConfig(data="memory"), None, {"train": frame})
+
+
+def test_a_classifier_takes_other_labels_where_it_is_told_to(primes_directory, primes, tmp_path):
+    from train.prepare import prepare
+
+    path = tmp_path / "all.csv"
+    path.write_text("text,label\n" + "".join(f"film {i},{'yes' if i % 2 else 'no'}\n" for i in range(8)))
+    how = {"model": str(primes_directory), "data": str(path), "max_length": 16}
+    with pytest.raises(UserError, match=r"label 'no' is unknown; .*--new-classifier takes those of the data"):
+        prepare(TrainConfig(**how))
+    with pytest.raises(UserError, match="leave --labels out, or pass --new-classifier"):
+        prepare(TrainConfig(**how, labels=("no", "yes")))
+    start = prepare(TrainConfig(**how, new_classifier=True)).checkpoint
+    assert start.config.labels == ("no", "yes")
+    assert start.tensors["classifier.kernel"].shape == (primes.config.hidden_size, 2)
+    for name, tensor in primes.tensors.items():
+        if not name.startswith("classifier"):
+            np.testing.assert_array_equal(start.tensors[name], tensor)
+    numbers = tmp_path / "numbers.csv"
+    numbers.write_text("text,score\n" + "".join(f"film {i},{i / 4}\n" for i in range(8)))
+    assert prepare(TrainConfig(**how | {"data": str(numbers)}, new_classifier=True)).task == "regression"
