@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
   python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair\"""",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
-    parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned native checkpoint")
+    parser.add_argument("--model", required=True, metavar="DIR", help="a training run, or a native checkpoint")
     parser.add_argument("--input", metavar="FILE", help="file with one text a line, UTF-8 (default: standard input)")
     parser.add_argument(
         "--output", metavar="FILE", help="file to write, whole or not at all (default: standard output)"
