@@ -109,7 +109,7 @@ CALLS = {
     "classifier(texts, max_length=2)": "UserError: --max-length is 2; this model takes 3 to 67 tokens",
     "bert_jax.TextClassifier.load(sys.argv[1], dtype='float16')": "UserError: --dtype is 'float16'; expected one of fl",
     "bert_jax.TextClassifier.load(sys.argv[1], dtype='no')": "UserError: --dtype is 'no'; expected one of float32",
-    "bert_jax.TextClassifier.load(sys.argv[1], precision='no')": "UserError: precision is 'no'; expected one of highest",
+    "bert_jax.TextClassifier.load(sys.argv[1], precision='no')": "UserError: precision is 'no'; expected one of high",
     "bert_jax.load(sys.argv[1], dtype='float16')": "UserError: --dtype is 'float16'; expected one of float32, bfloat16",
     "bert_jax.load(sys.argv[1], precision='no')": "UserError: precision is 'no'; expected one of highest, high",
     "classifier(pandas.DataFrame(table)['text'])": ["good", "film"],
