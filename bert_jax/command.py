@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None:
-            name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+            name = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
             check_choice(name, value, action.choices)
 
     def format_help(self) -> str:

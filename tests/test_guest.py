@@ -1,6 +1,7 @@
 """As a library, training is a guest: Ctrl-C stops it and is passed on, and the process is left as it was."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from jax._src import monitoring
 
+from bert_jax import compilation
 from bert_jax.errors import UserError
-from tests.conftest import write_random
+from tests.conftest import ROOT, write_random
+from tests.processes import PATIENCE
 from tests.test_going_on import ROWS, log
 from tests.test_recipe import CONFIG
 from train import fine_tune, loop, parallel, stopping
@@ -160,6 +163,7 @@ def test_what_ends_the_process_is_for_the_command_alone(options, tmp_path, monke
         raise AssertionError("of the command")
 
     for owner, name in (
+        (compilation, "use_cache"),
         (stopping.Signals, "__init__"), (stopping.os, "_exit"), (loop.Watchdog, "__enter__"), (loop._Run, "_rescue"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, never)
@@ -201,3 +205,34 @@ def test_inspecting_trains_nothing(options, tmp_path, capsys, monkeypatch):
     assert "task     single-label: no, yes" in said
     assert "40 examples" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_notebooks_stop_button(options, tmp_path):
+    manager = pytest.importorskip("jupyter_client").KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(ROOT), env={**os.environ, "PYTHONPATH": str(ROOT)})
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=PATIENCE)
+        call = f"fine_tune({DATA!r}, out={str(tmp_path / 'run')!r}, **{ {**options, 'model': str(options['model'])}!r}"
+        setup = "from train import fine_tune; import train.loop; mine = 42"
+        assert client.execute_interactive(setup, timeout=PATIENCE)["content"]["status"] == "ok"
+
+        def pressed(message):
+            if "epoch 1/" in message["content"].get("text", "") and not texts:
+                texts.append(message)
+                manager.interrupt_kernel()
+
+        texts = []
+        long = f"{call} | {{'epochs': 10_000}})"
+        reply = client.execute_interactive(long, timeout=PATIENCE, output_hook=pressed)["content"]
+        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+        steps = max(line["step"] for line in log(tmp_path / "run"))
+        assert steps >= 5
+        again = f"assert mine == 42; found = {call} | {{'epochs': {steps // 5 + 1}}})"
+        assert client.execute_interactive(again, timeout=PATIENCE, output_hook=print)["content"]["status"] == "ok"
+        assert [line["step"] for line in log(tmp_path / "run") if "grad_norm" in line][-1] == 5 * (steps // 5 + 1)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
