@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
   python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair\"""",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
-    parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned native checkpoint")
+    parser.add_argument("--model", required=True, metavar="DIR", help="a training run, or a native checkpoint")
     parser.add_argument(
         "--input",
         metavar="FILE",

@@ -18,7 +18,7 @@ import numpy as np
 from bert_jax import tokenizer as tokenizers
 from bert_jax.config import CLASSIFIER, ENCODER, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import parse_json, read_bytes, write_json
+from bert_jax.files import parse_json, read_bytes, read_json, write_json
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 FORMAT = "bert_jax"
 VERSION = "1"
+
+RECORD, BEST = "run.json", "best"
+"""In the directory of a training run: what it says of itself, and its best model."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,20 @@ def read_files(directory: Path) -> dict[str, bytes]:
     return {name: read_bytes(directory / name, within=directory) for name in there}
 
 
+def best_of(run: Path) -> Path:
+    """The best model in the directory of a training run.
+
+    Raises `UserError` where it has kept none yet, or is being started over.
+    """
+    if read_json(run / RECORD).get("clearing"):
+        raise UserError(f"{run / RECORD}: the run is being started over; wait until it has kept a model")
+    if not (run / BEST).is_dir():
+        raise UserError(f"{run}: a run without {BEST}/, so no model was kept; let it train on until one is")
+    return run / BEST
+
+
 def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
-    """Read and check a native checkpoint, without JAX; its `sha256` is empty unless `hashed`.
+    """Read and check a native checkpoint, or a run's best, without JAX; its `sha256` is empty unless `hashed`.
 
     Raises `UserError` for anything missing, damaged or not fitting together, and for a Hugging
     Face directory, with the command that converts it.
@@ -148,6 +163,8 @@ def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; expected a checkpoint made by `python -m convert`")
+    if (directory / RECORD).is_file() and not (directory / "config.json").exists():
+        directory = best_of(directory)
     config, config_sha256 = read_config(directory / "config.json")
     path = directory / "model.safetensors"
     tensors, metadata, sha256 = read_tensors(path, hashed=hashed)
@@ -221,10 +238,10 @@ def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Token
 
 
 def load(directory: Path | str, dtype: Any = "float32", precision: str = "highest") -> "SequenceClassifier | Model":
-    """Load a native checkpoint as a model: a `SequenceClassifier` where it has a classifier.
+    """Load a native checkpoint, or a training run's best, as a model: a `SequenceClassifier` where it has a classifier.
 
     Parameters become float32 whatever they are stored in; `dtype` is what products compute in, and `precision`
-    (`bert_jax.config.PRECISIONS`) how exactly they do it in float32.
+    (`bert_jax.config.PRECISIONS`) how exactly they do it in float32. Raises `UserError`.
     """
     from bert_jax.parameters import build
 

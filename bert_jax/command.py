@@ -78,11 +78,9 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(given, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            choices = [str(choice) for choice in action.choices]
-            meant = _did_you_mean(nearest(str(value), choices))
-            name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
-            raise UserError(f"{name} is {value!r}; expected one of {', '.join(choices)}{meant and f'; {meant}'}")
+        if action.choices is not None:
+            name = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
+            check_choice(name, value, action.choices)
 
     def format_help(self) -> str:
         """Like a manual page: usage in a line, what it is for, options by group, examples, exit codes."""
@@ -124,6 +122,16 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def _did_you_mean(meant: str | None) -> str:
     return f"did you mean {meant}?" if meant else ""
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise `UserError`, with the choice that was meant, where `value` is none of the choices of option `name`."""
+    choices = tuple(choices)
+    if value in choices:
+        return
+    meant = _did_you_mean(nearest(str(value), map(str, choices)))
+    expected = ", ".join(map(str, choices))
+    raise UserError(f"{name} is {value!r}; expected one of {expected}{meant and f'; {meant}'}")
 
 
 def printable(text: str) -> str:

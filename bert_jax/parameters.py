@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bert_jax.command import PRODUCTS, check_choice
 from bert_jax.config import CLASSIFIER, BertConfig
 from bert_jax.heads import SequenceClassifier
 from bert_jax.model import Model
@@ -33,18 +34,28 @@ def build(
     """A model of this config with float32 copies of exactly these parameters.
 
     `settings` are the model's own (`precision`, `attention`, `remat`). Raises `KeyError` for a parameter that
-    `tensors` lacks.
+    `tensors` lacks, and `UserError` for a dtype or a precision that there is not.
     """
     if config.architecture == CLASSIFIER:
         return build_classifier(config, tensors, dtype, **settings)
-    return _filled(lambda: Model(config, dtype=jnp.dtype(dtype), rngs=_NoKeys(), **settings), tensors)
+    return _filled(lambda: Model(config, dtype=_known(dtype), rngs=_NoKeys(), **settings), tensors)
 
 
 def build_classifier(
     config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32", **settings: Any
 ) -> SequenceClassifier:
     """`build` for a config known to be a classifier's."""
-    return _filled(lambda: SequenceClassifier(config, dtype=jnp.dtype(dtype), rngs=_NoKeys(), **settings), tensors)
+    return _filled(lambda: SequenceClassifier(config, dtype=_known(dtype), rngs=_NoKeys(), **settings), tensors)
+
+
+def _known(dtype: Any) -> jnp.dtype:
+    """A dtype that products are computed in, from its name or a type of JAX's or numpy's."""
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = dtype  # which numpy does not know
+    check_choice("--dtype", name, PRODUCTS["--dtype"]["choices"])
+    return jnp.dtype(name)
 
 
 class _NoKeys(nnx.Rngs):

@@ -1,8 +1,9 @@
 """Strings in, labels and scores out."""
 
 import functools
+import operator
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,7 +14,8 @@ from jaxtyping import Float, Int
 
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.command import check_choice
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, is_whole
 from bert_jax.errors import UserError
 from bert_jax.heads import scores_of
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
@@ -85,9 +87,9 @@ class TextClassifier:
 
     @classmethod
     def load(cls, directory: Path | str, *, dtype: Any = "float32", precision: str = "highest") -> "TextClassifier":
-        """Load a native checkpoint that has a classifier; `UserError` where it is unfit.
+        """Load a native checkpoint that has a classifier, or a training run's best; `UserError` where it is unfit.
 
-        `dtype` and `precision` are those of `bert_jax.load`.
+        `dtype` and `precision` are those of `bert_jax.load`, and of the command.
         """
         return cls(*checkpoints.read_classifier(directory), dtype, precision)
 
@@ -107,7 +109,8 @@ class TextClassifier:
 
         Texts longer than `max_length` tokens are cut and flagged, or read in windows whose logits are averaged, as
         `long_texts` says (`bert_jax.tokenizer.LONG_TEXTS`). Both are by default as in training, and of a model not
-        trained here all that it takes, from the head.
+        trained here all that it takes, from the head. Raises `UserError` for a text that is no whole string, with its
+        place in the list, and for an option that the model does not take.
         """
         return list(self.stream(texts, pairs, max_length=max_length, long_texts=long_texts))
 
@@ -125,22 +128,26 @@ class TextClassifier:
         While the device computes, a thread of its own tokenises and packs what comes next, so up to
         three windows of `window_texts()` texts are read ahead, by the thread that asks for
         predictions. With `interactive`, each text is answered before the next is read. Closing the
-        generator, or an error in `texts`, ends the thread. Raises as `__call__` does, and
+        generator, or an error in `texts`, ends the thread. Raises as `__call__` does, `TypeError` where
+        `texts` or `pairs` are no list of texts but a string, a table or a dictionary, and
         `ValueError` where `pairs` is shorter or longer than `texts`.
         """
-        if isinstance(texts, str) or isinstance(pairs, str):
-            raise TypeError("expected a list of texts, got one string: write [text]")
+        _check_list(texts)
+        if pairs is not None:
+            _check_list(pairs)
         cutting = self.cutting
         if max_length is not None:
-            cutting = Cutting(max_length, cutting.long_texts)
+            cutting = cutting._replace(max_length=_whole(max_length))
         if long_texts is not None:
+            check_choice("--long-texts", long_texts, LONG_TEXTS)
             cutting = cutting._replace(long_texts=long_texts)
         check_max_length(cutting.max_length, self.config)
         if pairs is not None and self.config.type_vocab_size < 2:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
         if isinstance(texts, Sized) and isinstance(pairs, Sized) and len(texts) != len(pairs):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; expected one for each")
-        inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
+        columns = [_checked("texts", texts)] + ([] if pairs is None else [_checked("pairs", pairs)])
+        inputs = zip(*columns, strict=True)
         return self._stream(inputs, cutting, interactive)
 
     def _stream(
@@ -191,6 +198,36 @@ class TextClassifier:
                 tuple(names[i] for i in held),
                 task,
             )
+
+
+def _check_list(texts: Any) -> None:
+    """Raise `TypeError` for what is no list of texts, though Python would go through it."""
+    if isinstance(texts, str | bytes):
+        raise TypeError("expected a list of texts, got one string: write [text]")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise TypeError(f"expected a list of texts, got a {type(texts).__name__}: take the column of texts from it")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"expected a list of texts, got {type(texts).__name__}")
+
+
+def _checked(name: str, texts: Iterable[Any]) -> Iterator[str]:
+    """The texts, each of them a string that UTF-8 can say; `UserError` with the place of one that is not."""
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            shown = " ".join(repr(text).split())[:100]
+            raise UserError(f"{name}[{place}] is {shown}; expected a string")
+        if not is_whole(text):
+            raise UserError(f"{name}[{place}] has half a surrogate pair, which is no text; mend or leave it out")
+        yield text
+
+
+def _whole(max_length: Any) -> int:
+    try:
+        if not isinstance(max_length, bool):
+            return operator.index(max_length)
+    except TypeError:
+        pass
+    raise UserError(f"--max-length is {max_length!r}; expected a whole number")
 
 
 def cutting_of(checkpoint: Checkpoint) -> Cutting:

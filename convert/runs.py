@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.errors import UserError
+from bert_jax.checkpoint import BEST, RECORD, best_of
 from bert_jax.files import read_json
-
-RECORD, BEST = "run.json", "best"
 
 
 class Run(NamedTuple):
@@ -35,9 +33,4 @@ def find(source: str) -> Run | None:
     if not (directory / RECORD).is_file() or (not inside and (here / "config.json").exists()):
         return None  # a checkpoint, even if a run.json lies in it
     path = directory / RECORD
-    record = read_json(path)
-    if record.get("clearing"):
-        raise UserError(f"{path}: the run is being started over; wait until it has kept a model")
-    if not (directory / BEST).is_dir():
-        raise UserError(f"{source}: a run without {BEST}/, so no model was kept; let it train on until one is")
-    return Run(directory / BEST, record, path)
+    return Run(best_of(directory), read_json(path), path)

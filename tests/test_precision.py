@@ -133,7 +133,7 @@ def test_every_command_refuses_another(name):
 def test_python_refuses_another():
     from train.config import TrainConfig
 
-    with pytest.raises(UserError, match="--precision is bfloat16; expected one of highest, high, default"):
+    with pytest.raises(UserError, match="--precision is 'bfloat16'; expected one of highest, high, default"):
         TrainConfig(precision="bfloat16")
     with pytest.raises(UserError, match="precision is 'bfloat16'; expected one of highest, high, default"):
         SequenceClassifier(SMALL, precision="bfloat16", rngs=nnx.Rngs(0))

@@ -12,21 +12,11 @@ from .config import parse
 def main(argv: list[str] | None = None) -> int:
     """Check everything that can be checked without JAX, then train."""
     config = parse(argv)
-    from .events import check_installed
-    from .prepare import prepare
-    from .run_directory import check_writable, finished
+    from .opening import open_run
 
-    if config.tensorboard:
-        check_installed()
-    done = None if config.inspect else finished(config)
-    if done:
-        print(done)
-        return 0
-    if not (config.inspect or config.distributed or config.process_id):  # of several processes, the first alone writes
-        check_writable(config.run_directory)
-    prepared = prepare(config)
-    if config.inspect:
-        print(prepared.describe())
+    prepared, finished, _ = open_run(config)
+    if config.inspect or finished:
+        print(finished or prepared.describe())
         return 0
 
     from rich.console import Console
@@ -34,15 +24,18 @@ def main(argv: list[str] | None = None) -> int:
     from bert_jax import compilation
 
     from . import hosts, loop
-    from .stopping import Stopped
+    from .checkpoints import silence
+    from .stopping import Signals, Stopped
+    from .watchdog import Watchdog
 
+    silence()  # for good: what is to be silent may come as late as the process's end
     compilation.use_cache()
     hosts.join(config)
     try:
         hosts.agree(config, prepared)
         console = Console(highlight=False, markup=False, quiet=not hosts.is_first())
         console.print(prepared.describe(), soft_wrap=True)
-        loop.run(config, prepared, console)
+        loop.run(config, prepared, console, Signals(), Watchdog())
     except Stopped as stopped:
         return 128 + stopped.number
     except UserError:

@@ -22,8 +22,6 @@ import orbax.checkpoint as ocp
 from bert_jax.errors import UserError
 from bert_jax.files import sha256, sync, write_whole
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of a failure, we say in one line
-
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 """What the system may say, which TensorStore puts at the end of a long story."""
 
@@ -32,11 +30,13 @@ NEWEST, BEST = 2, 1
 
 
 class Checkpoints:
-    """The checkpoints in `directory`, for one process, the one that writes. Close it by `with`."""
+    """The checkpoints in `directory`, for one process, the one that writes. Close it by `with`.
 
-    def __init__(self, directory: Path, say: Callable[[str], None]):
-        self._directory, self._say = directory, say
-        sys.unraisablehook = _report
+    The best are those of the highest score, or with `smaller_is_better` of the lowest.
+    """
+
+    def __init__(self, directory: Path, say: Callable[[str], None], *, smaller_is_better: bool = False):
+        self._directory, self._say, self._smaller_is_better = directory, say, smaller_is_better
         # Of several processes only this one saves, so Orbax must not wait for the others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="saves"
@@ -46,11 +46,15 @@ class Checkpoints:
         self._saving: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
+        self._unsilence = silence()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._pool.shutdown()
-        self._checkpointer.close()
+        try:
+            self._pool.shutdown()
+            self._checkpointer.close()
+        finally:
+            self._unsilence()
 
     def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Begin to write a checkpoint, after the one before; nobody else may change the arrays.
@@ -131,7 +135,8 @@ class Checkpoints:
     def _remove_old(self) -> None:
         steps = self.steps()
         scores = {step: json.loads(self._manifest(step).read_text())["facts"].get("score") for step in steps}
-        scored = sorted((s for s in steps if scores[s] is not None), key=lambda step: (scores[step], -step))
+        sign = -1 if self._smaller_is_better else 1
+        scored = sorted((s for s in steps if scores[s] is not None), key=lambda step: (sign * scores[step], -step))
         for step in set(steps) - set(steps[-NEWEST:]) - set(scored[-BEST:]):
             self._manifest(step).unlink()  # first: what has no manifest is no checkpoint
             shutil.rmtree(self._directory / str(step), ignore_errors=True)
@@ -148,10 +153,25 @@ class Checkpoints:
         return self._directory / f"{step}.json"
 
 
-def _report(found: Any) -> None:
-    """As Python does, but for what TensorStore's threads complain of once a save has failed: nobody listens."""
-    if str(found.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(found)
+def silence() -> Callable[[], None]:
+    """Keep off the screen what Orbax logs of a failure and its threads complain of after it: we say it in one line.
+
+    Returns a function that puts the level of the log and Python's hook back as they were.
+    """
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = log.level
+
+    def report(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":  # TensorStore's threads, to whom nobody listens any more
+            hook(found)
+
+    def restore() -> None:
+        log.setLevel(level)
+        sys.unraisablehook = hook
+
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = report
+    return restore
 
 
 def named(tree: Any) -> dict[str, Any]:

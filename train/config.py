@@ -1,8 +1,9 @@
 """Every option of a training run; the command line is made from it."""
 
 import dataclasses
+import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +14,45 @@ from bert_jax.tokenizer import LONG_TEXTS
 from convert.huggingface import MINILM, label_names
 
 from .metrics import ALL_METRICS, TASKS
+from .options import argument, flag, taken
+from .options import option as _option
 
 DEMO = Path(__file__).parent / "demo"
 """The bundled reviews."""
+
+IN_MEMORY = "tables in memory"
+"""What `data` says where Python gave tables in place of a name."""
 
 
 MODEL, DATA, TASK, LENGTH = "model", "data", "task", "length of texts"
 RECIPE, RUN, DEVICES, HOSTS = "recipe", "run", "devices and memory", "several hosts"
 
-
-def _option(group: str, default: Any, help: str, *, kind: Any = str, **more: Any) -> Any:
-    return field(default=default, metadata={"group": group, "help": help, "type": kind, **more})
+_free = functools.partial(_option, may_change=True)
+"""An option that may change when a run goes on: it changes no result, says how long, or is compared by contents."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What a run depends on; validated on construction (`UserError` names the option)."""
 
-    model: str = _option(
+    model: str = _free(
         MODEL, MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID"
     )
-    revision: str | None = _option(MODEL, None, "branch, tag or commit of a hub id", metavar="R")
+    revision: str | None = _free(MODEL, None, "branch, tag or commit of a hub id", metavar="R")
     new_classifier: bool = _option(
         MODEL, False, "put a new classifier in place of the model's, for other labels or another task", kind=bool
     )
     new_pooler: bool = _option(MODEL, False, "train a new pooler where the checkpoint has none", kind=bool)
 
-    data: str = _option(
+    data: str = _free(
         DATA,
         str(DEMO),
         "labelled texts: a directory with train, dev and test files, one file (csv, tsv, jsonl, json, parquet, "
         "txt with labels beside it), an aclImdb tree, or a hub id",
         metavar="PATH|ID",
     )
-    data_name: str | None = _option(DATA, None, "configuration of a hub dataset", metavar="NAME")
-    data_revision: str | None = _option(DATA, None, "branch, tag or commit of a hub dataset", metavar="R")
+    data_name: str | None = _free(DATA, None, "configuration of a hub dataset", metavar="NAME")
+    data_revision: str | None = _free(DATA, None, "branch, tag or commit of a hub dataset", metavar="R")
     text_column: str | None = _option(DATA, None, "column with the text (default: found)", metavar="NAME")
     pair_column: str | None = _option(
         DATA, None, "column with the second text of a pair (default: found)", metavar="NAME"
@@ -62,7 +67,7 @@ class TrainConfig:
     )
     split_seed: int = _option(DATA, 0, "decides which rows are held out", kind=int, metavar="N")
     skip_bad: bool = _option(DATA, False, "count and leave out rows without a usable text and label", kind=bool)
-    inspect: bool = _option(DATA, False, "say what was understood of the data, and stop there", kind=bool)
+    inspect: bool = _free(DATA, False, "say what was understood of the data, and stop there", kind=bool)
 
     task: str = _option(
         TASK,
@@ -77,7 +82,7 @@ class TrainConfig:
     metric: str | None = _option(
         TASK, None, "what the best model is best by, on dev (default: the first of its task)", choices=ALL_METRICS
     )
-    patience: int | None = _option(
+    patience: int | None = _free(
         TASK, None, "stop after so many epochs without a better model (default: never)", kind=int, metavar="N"
     )
 
@@ -89,7 +94,7 @@ class TrainConfig:
         LENGTH, None, "tokens from a window's start to the next one's (default: half a window)", kind=int, metavar="N"
     )
 
-    epochs: int = _option(RECIPE, 5, "passes over the training examples", kind=int, metavar="N")
+    epochs: int = _free(RECIPE, 5, "passes over the training examples", kind=int, metavar="N")
     batch_size: int = _option(RECIPE, 32, "examples a step", kind=int, metavar="N")
     learning_rate: float = _option(RECIPE, 5e-5, "peak learning rate", kind=float, metavar="X")
     warmup: float = _option(RECIPE, 0.06, "share of the steps over which the rate rises", kind=float, metavar="X")
@@ -108,36 +113,36 @@ class TrainConfig:
     )
     seed: int = _option(RECIPE, 0, "decides order, dropout and new parameters", kind=int, metavar="N")
 
-    out: str | None = _option(RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
-    restart: bool = _option(RUN, False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
-    checkpoint_every: str = _option(RUN, "10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
-    tensorboard: bool = _option(RUN, False, "write TensorBoard event files too (the tensorboard extra)", kind=bool)
+    out: str | None = _free(RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
+    restart: bool = _free(RUN, False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
+    checkpoint_every: str = _free(RUN, "10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
+    tensorboard: bool = _free(RUN, False, "write TensorBoard event files too (the tensorboard extra)", kind=bool)
 
-    parallel: str = _option(DEVICES, "jit", "how the step is compiled for all devices", choices=("jit", "pmap"))
-    model_parallel: int = _option(
+    parallel: str = _free(DEVICES, "jit", "how the step is compiled for all devices", choices=("jit", "pmap"))
+    model_parallel: int = _free(
         DEVICES, 1, "devices that share one copy of the network (with jit)", kind=int, metavar="N"
     )
-    shard_parameters: bool = _option(DEVICES, False, "divide the parameters too over devices (with jit)", kind=bool)
-    accumulate: int = _option(
-        DEVICES, 1, "compute a step's gradients in N parts, for less memory", kind=int, metavar="N"
-    )
-    remat: bool = _option(DEVICES, False, "compute layers twice in a step, for less memory", kind=bool)
-    attention: str = _option(
+    shard_parameters: bool = _free(DEVICES, False, "divide the parameters too over devices (with jit)", kind=bool)
+    accumulate: int = _free(DEVICES, 1, "compute a step's gradients in N parts, for less memory", kind=int, metavar="N")
+    remat: bool = _free(DEVICES, False, "compute layers twice in a step, for less memory", kind=bool)
+    attention: str = _free(
         DEVICES, "auto", "plain XLA, or the fused kernel for GPU or TPU", choices=("auto", "plain", "triton", "mosaic")
     )
-    steps_per_dispatch: int | None = _option(
+    steps_per_dispatch: int | None = _free(
         DEVICES, None, "steps the device takes without the host (default: 1 on CPU, else 16)", kind=int, metavar="N"
     )
 
-    distributed: bool = _option(
+    distributed: bool = _free(
         HOSTS, False, "join the other processes of a Slurm, Kubernetes, Open MPI or TPU job", kind=bool
     )
-    coordinator: str | None = _option(HOSTS, None, "join at this address of process 0", metavar="HOST:PORT")
-    num_processes: int | None = _option(HOSTS, None, "processes that meet there", kind=int, metavar="N")
-    process_id: int | None = _option(HOSTS, None, "this process's number, from 0", kind=int, metavar="I")
-    join_timeout: int = _option(HOSTS, 300, "wait so long for the other processes", kind=int, metavar="SECONDS")
+    coordinator: str | None = _free(HOSTS, None, "join at this address of process 0", metavar="HOST:PORT")
+    num_processes: int | None = _free(HOSTS, None, "processes that meet there", kind=int, metavar="N")
+    process_id: int | None = _free(HOSTS, None, "this process's number, from 0", kind=int, metavar="I")
+    join_timeout: int = _free(HOSTS, 300, "wait so long for the other processes", kind=int, metavar="SECONDS")
 
     def __post_init__(self):
+        for one in dataclasses.fields(self):
+            object.__setattr__(self, one.name, taken(one, getattr(self, one.name)))
         for name in ("epochs", "batch_size", "model_parallel", "accumulate", "steps_per_dispatch", "join_timeout"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
@@ -153,7 +158,6 @@ class TrainConfig:
         self._require("label_separator", bool(self.label_separator), "at least one character")
         if self.stride is not None and self.long_texts != "windows":
             raise UserError("--stride is for --long-texts windows")
-        self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         number = self.checkpoint_every.removesuffix("m")
         self._require("checkpoint_every", number.isdecimal() and int(number) > 0, "steps (100) or minutes (10m)")
         for name in ("learning_rate", "clip_norm"):
@@ -193,7 +197,7 @@ class TrainConfig:
 
     def _require(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected {expected}")
+            raise UserError(f"{flag(name)} is {getattr(self, name)}; expected {expected}")
 
 
 def parse(argv: list[str] | None = None) -> TrainConfig:
@@ -207,13 +211,9 @@ def parse(argv: list[str] | None = None) -> TrainConfig:
   python -m train --model runs/minilm --data reviews.csv --out runs/reviews""",
     )
     groups: dict[str, Any] = {}
-    for option in dataclasses.fields(TrainConfig):
-        settings = dict(option.metadata)
-        group = settings.pop("group")
-        if settings["type"] is bool:
-            settings.pop("type")
-            settings["action"] = "store_true"
+    for one in dataclasses.fields(TrainConfig):
+        group = one.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        groups[group].add_argument(f"--{option.name.replace('_', '-')}", default=option.default, **settings)
+        groups[group].add_argument(flag(one.name), **argument(one))
     return TrainConfig(**vars(parser.parse_args(argv)))

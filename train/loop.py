@@ -6,7 +6,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from .checkpoints import Checkpoints, filled, named
 from .config import TrainConfig
 from .evaluator import Evaluator
 from .finite import NotFinite, explain, log_steps
-from .metrics import Metrics, better, measure
+from .metrics import SMALLER_IS_BETTER, Metrics, better, measure
 from .page import Measured
 from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
 from .prepare import Prepared
@@ -40,7 +41,7 @@ from .record import describe, record, save_best, saved_best
 from .report import CompileClock, Speed, closing_table, in_words, ticker
 from .run_directory import MetricsLog, RunDirectory, writing
 from .step import State, StepMetrics
-from .stopping import Signals, Stopped, leave
+from .stopping import Interrupts, Stopped, leave
 from .watchdog import Watchdog
 
 T = TypeVar("T")
@@ -62,14 +63,35 @@ class Progress:
     log_bytes: int = 0
 
 
-def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, Metrics]:
+def run(
+    config: TrainConfig,
+    prepared: Prepared,
+    console: Console,
+    signals: Interrupts | None = None,
+    watchdog: AbstractContextManager[Watchdog] | None = None,
+) -> dict[str, Metrics]:
     """Train, keep the best model by `config.metric` on dev, and report it on every split.
 
     Writes `run.json`, `metrics.jsonl`, `best/` and `checkpoints/` into the run directory, and goes on
     from the newest checkpoint there. Raises `UserError`, all saved, before a step whose loss or gradients
     are not finite, and `Stopped`, all saved, when a signal has asked for it.
+
+    A command, which owns its process, gives `signals` and a `watchdog` that may end it. Without, Ctrl-C stops the run
+    where the main thread calls this, and nothing ends the process.
     """
-    clock = CompileClock()
+    with CompileClock() as clock:
+        watching = contextlib.nullcontext(Watchdog()) if watchdog is None else watchdog
+        return _run(config, prepared, console, clock, signals or Interrupts(), watching)
+
+
+def _run(
+    config: TrainConfig,
+    prepared: Prepared,
+    console: Console,
+    clock: CompileClock,
+    stopping: Interrupts,
+    watching: AbstractContextManager[Watchdog],
+) -> dict[str, Metrics]:
     network = prepared.checkpoint.config
     layout = make_layout(network, config.parallel, config.model_parallel, config.shard_parameters)
 
@@ -95,12 +117,15 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
     facts = record(config, prepared, batches, config.epochs * batches.steps_per_epoch)
     facts["attention"] = kernel_for(attention, batches.shapes.row_length, network.head_size)
     with contextlib.ExitStack() as stack:
-        watchdog = stack.enter_context(Watchdog())
+        watchdog = stack.enter_context(watching)
         first = hosts.on_first(
             lambda: stack.enter_context(RunDirectory(config.run_directory, facts, restart=config.restart))
         )
-        checkpoints = first and stack.enter_context(Checkpoints(first.path / "checkpoints", console.print))
-        signals = stack.enter_context(Signals())
+        smaller = prepared.metric in SMALLER_IS_BETTER
+        checkpoints = first and stack.enter_context(
+            Checkpoints(first.path / "checkpoints", console.print, smaller_is_better=smaller)
+        )
+        signals = stack.enter_context(stopping)
         trainer = None
         try:
             with signals.aside(leave):
@@ -109,7 +134,7 @@ def run(config: TrainConfig, prepared: Prepared, console: Console) -> dict[str, 
                 )
                 trainer = this.trainer
                 memory.preflight(config, make, graph, trainer, batches)
-            measured = this.train(resume=first is not None and first.resumes)
+            measured = this.train(first and first.earlier)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not memory.is_lack(error):
                 raise
@@ -131,7 +156,7 @@ class _Run:
         batches: Batches,
         attention: str,
         checkpoints: Checkpoints | None,
-        signals: Signals,
+        signals: Interrupts,
         watchdog: Watchdog,
     ):
         self.start = time.monotonic()
@@ -166,11 +191,11 @@ class _Run:
         self.pending: list[tuple[int, int, StepMetrics]] = []
         self.progress, self.saved, self.saved_at = Progress(), 0, time.monotonic()
 
-    def train(self, *, resume: bool) -> dict[str, Measured]:
-        """From the newest checkpoint, or the start, to the end: the best model's answers on dev and test."""
+    def train(self, earlier: Mapping[str, Any] | None) -> dict[str, Measured]:
+        """From the newest checkpoint of an earlier run, or the start, to the end: the best model's answers."""
         config, batches, data = self.config, self.batches, self.prepared.data
         with self.signals.aside(leave):
-            self.state = self._begin(resume)
+            self.state = self._begin(earlier)
             key = self.trainer.key(config.seed)
             resident = self.trainer.place(data) if hosts.everyone(memory.fits(data.nbytes)) else None
         here = self.progress
@@ -199,7 +224,8 @@ class _Run:
         seconds = time.monotonic() - self.start
         figures = {**speed.figures(), **clock.figures(), "total_seconds": seconds}
         results = {name: one.metrics for name, one in measured.items()}
-        record |= {"figures": figures, "best": results}
+        here = self.progress
+        record |= {"figures": figures, "ended": {"step": here.step, "waited": here.waited}, "best": results}
         facts = {
             "compiled": f"{len(speed.shapes)} shapes of the step; {clock.describe()}",
             "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
@@ -214,21 +240,25 @@ class _Run:
             hosts.on_first(lambda: write_json(self.out / "run.json", record))
         closing_table(self.console, self.prepared.task, self.network.labels, results, facts)
 
+    def _look(self) -> None:
+        """Between batches of an evaluation: stop here, if that is asked; of several processes, all stop later."""
+        self.signals.check() if jax.process_count() == 1 else self.watchdog.beat()
+
     def _answers(self, example: Tokens) -> np.ndarray:
         """The logits of one example by the parameters there are now."""
         return self.evaluate.logits(self.trainer.parameters(self.state), [example])
 
-    def _measure(self, params: nnx.State, name: str, between: Callable[[], None] = lambda: None) -> Measured:
+    def _measure(self, params: nnx.State, name: str) -> Measured:
         """What these parameters answer on a split."""
         examples, targets, owners, split = self.prepared.evaluated[name]
-        logits = self.evaluate.logits(params, examples, owners, between)
+        logits = self.evaluate.logits(params, examples, owners, self._look)
         return Measured(split, logits, targets, measure(self.prepared.task, logits, targets))
 
-    def _begin(self, resume: bool) -> State:
+    def _begin(self, earlier: Mapping[str, Any] | None) -> State:
         """The state to go on from, and `progress` to match."""
         trainer, params = self.trainer, self.params
         del self.params  # the state will have its own
-        found = self._on_checkpoints(lambda checkpoints: checkpoints.newest() if resume else None)
+        found = self._on_checkpoints(lambda checkpoints: checkpoints.newest() if earlier else None)
         facts = hosts.facts_from_first(found and found[0])
         if facts is None:
             return trainer.start(params)
@@ -237,12 +267,20 @@ class _Run:
         template = jax.eval_shape(trainer.first_state, params)
         state = filled(template, found[1]) if found else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
         self.console.print(f"resumed  at step {self.saved} of {self.steps}")
+        epochs = earlier["config"]["epochs"] if earlier else self.config.epochs
+        if epochs != self.config.epochs and self.saved < self.steps:
+            self.console.print(
+                f"rate     {self.rates[self.saved]:.3g} in the next step: the schedule is that of "
+                f"{self.config.epochs} epochs now, and was that of {epochs}",
+                soft_wrap=True,
+            )
         return trainer.restored(hosts.from_first(state))
 
     def _take_steps(self, key: jax.Array, resident: TokenSet | None) -> None:
         """All that are left, and the evaluation after each epoch."""
         here, each = self.progress, self.batches.steps_per_epoch
         try:
+            self.signals.check_all()
             while True:
                 if here.step % each == 0 and here.evaluated < here.step:
                     self._evaluate_epoch()
@@ -337,7 +375,7 @@ class _Run:
     def _leave(self, stopped: Stopped) -> None:
         self._save_all()
         where = f"saved at step {self.saved}" if self.saved else "no step was done"
-        self.console.print(f"{stopped}: {where}; the same command goes on from there")
+        self.console.print(f"{stopped}: {where}; the same again goes on from there")
 
     def _rescue(self, number: int, late: bool) -> None:
         """End the process, all saved, beside a main thread that is in the compiler or evaluates.
@@ -362,9 +400,8 @@ class _Run:
         """Evaluate on dev, and keep the model if it is the best so far."""
         here, config = self.progress, self.config
         params = self.trainer.parameters(self.state)
-        between = self.signals.check if jax.process_count() == 1 else self.watchdog.beat
         with self.watchdog.evaluation(), self.signals.aside(self._rescue):
-            dev = self._measure(params, "dev", between).metrics
+            dev = self._measure(params, "dev").metrics
         metric = self.prepared.metric
         score = dev[metric]
         is_better = better(metric, score, here.best)
@@ -386,7 +423,7 @@ class _Run:
         if config.patience is not None and here.waited >= config.patience and here.step < self.steps:
             self.console.print(f"stopped  {here.waited} epochs without a better {metric} (--patience)")
         self.speed.restart()
-        between()
+        self._look()
 
 
 def settings(config: TrainConfig, attention: str) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.heads import scores_of
 
 from . import plots
-from .config import TrainConfig
+from .config import IN_MEMORY, TrainConfig
 from .data import Split
 from .metrics import METRICS, Metrics
+from .options import flag
 from .report import word
 from .statistics import calibration, worst
 
@@ -61,10 +62,13 @@ def changed(config: TrainConfig) -> dict[str, Any]:
 
 
 def command_of(config: TrainConfig) -> str:
-    """The command line of a run."""
+    """The command line of a run, or of data in memory the call."""
+    if config.data == IN_MEMORY:
+        given = "".join(f", {name}={value!r}" for name, value in changed(config).items() if name != "data")
+        return f"from train import fine_tune\n\nfine_tune(data{given})  # data: the tables it was given"
     words = ["python", "-m", "train"]
     for name, value in changed(config).items():
-        words.append(f"--{name.replace('_', '-')}")
+        words.append(flag(name))
         if value is not True:
             words.append(",".join(value) if isinstance(value, tuple) else str(value))
     return shlex.join(words)

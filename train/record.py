@@ -19,6 +19,7 @@ from bert_jax.tokenizer import Cutting
 from . import hosts
 from .batches import Batches
 from .config import TrainConfig
+from .opening import identity
 from .parallel import Layout
 from .prepare import Prepared
 from .run_directory import writing
@@ -65,7 +66,7 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
     shapes = batches.shapes
     metadata, hashes = prepared.checkpoint.metadata, prepared.checkpoint.sha256
     return {
-        "config": {**vars(config), "run_directory": str(config.run_directory)},
+        **identity(config, prepared),
         "versions": {
             "bert_jax": __version__,
             "python": platform.python_version(),
@@ -80,8 +81,6 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
         "source": {name: value for name, value in metadata.items() if name not in Cutting._fields} | {**hashes},
         "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
         "examples": prepared.counts,
-        "task": prepared.task,
-        "labels": list(prepared.checkpoint.config.labels),
         "steps": steps,
         "row_length": shapes.row_length,
         "row_counts": list(shapes.row_counts),

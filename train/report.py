@@ -19,13 +19,23 @@ PLAIN_SECONDS = 10.0
 
 
 class CompileClock:
-    """Programs this process has compiled, or found in the cache, since the clock was made; seconds of tracing too."""
+    """Programs this process has compiled, or found in the cache, since the clock was made; seconds of tracing too.
+
+    It listens to JAX until the end of its `with`.
+    """
 
     def __init__(self):
         self.seconds = 0.0
         self.programs = self.cached = 0
         jax.monitoring.register_event_duration_secs_listener(self._add)
         jax.monitoring.register_event_listener(self._count)
+
+    def __enter__(self) -> "CompileClock":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._add)
+        jax.monitoring.unregister_event_listener(self._count)
 
     def figures(self) -> dict[str, Any]:
         """For `run.json`."""

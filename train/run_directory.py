@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +14,8 @@ from safetensors import SafetensorError
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
-from .config import TrainConfig
 from .events import Events
-from .metrics import ALL_METRICS
-
-LOCK = "lock"
-_OURS = frozenset({LOCK, ".run.json.new"})  # what a run killed before its run.json was there leaves
-
-MAY_CHANGE = frozenset(
-    "out run_directory restart epochs checkpoint_every parallel model_parallel shard_parameters "
-    "distributed coordinator num_processes process_id join_timeout patience tensorboard inspect".split()
-)
-"""Options that may differ when a run goes on: how long, how often it saves, on which devices.
-
-Model and data may lie elsewhere; what is in them is compared by hash.
-"""
-
-
-def finished(config: TrainConfig) -> str | None:
-    """What to say where the run has been done already, and None where there is something to do.
-
-    Raises `UserError` where the directory is not a run's, or that of a run with other options.
-    """
-    out = config.run_directory
-    if not os.path.exists(out) or (out.is_dir() and not set(os.listdir(out)) - _OURS):
-        return None
-    if not (out / "run.json").is_file():
-        raise UserError(f"{out}: exists and is not a run (no run.json); choose another --out")
-    record = read_json(out / "run.json")
-    if config.restart or record.get("clearing"):
-        return None
-    _refuse_others(out, record.get("config", {}), vars(config))
-    if "best" not in record:
-        return None
-    dev = record["best"]["dev"]
-    figure = next((name for name in ALL_METRICS if name in dev), "loss")
-    return f"{out}: this run is finished (dev {figure.replace('_', ' ')} {dev[figure]:.4f}); --restart starts it over"
-
-
-def check_writable(out: Path) -> None:
-    """Raise `UserError` where `out` could not be made or written; nothing is made."""
-    place = Path(os.path.abspath(out))
-    while not os.path.lexists(place):
-        place = place.parent
-    if not place.is_dir():
-        raise UserError(f"{out}: {place} is not a directory; choose another --out")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: cannot write there: {place} is read-only; choose another --out")
+from .opening import LOCK, refuse_others
 
 
 @contextlib.contextmanager
@@ -76,13 +31,14 @@ def writing(path: Path) -> Iterator[None]:
 class RunDirectory:
     """The directory, held by one process until the end of its `with`.
 
-    `record` is what will be in run.json. An earlier, unfinished run there goes on (`resumes`) unless
-    `restart` is true. Raises `UserError` where another process holds it, where it cannot be
+    `record` is what will be in run.json. An earlier run there goes on, unless `restart` is true; `earlier` is its
+    record, and None where a run begins. Raises `UserError` where another process holds it, where it cannot be
     written, or where `record` has other options, model or data than the run there.
     """
 
     def __init__(self, path: Path, record: dict[str, Any], *, restart: bool = False):
-        self.path, self.resumes = path, False
+        self.path = path
+        self.earlier: dict[str, Any] | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
@@ -114,13 +70,8 @@ class RunDirectory:
         run = self.path / "run.json"
         before = read_json(run) if run.is_file() and not restart else {}
         if before and not before.get("clearing"):
-            _refuse_others(self.path, before.get("config", {}), record["config"])
-            for name, what in (("source", "the model"), ("data", "the data")):
-                if _hashes(before.get(name, {})) != _hashes(record[name]):
-                    raise UserError(
-                        f"{self.path}: the run there had other contents of {what}; choose another --out or --restart"
-                    )
-            self.resumes = True
+            refuse_others(self.path, before, record)
+            self.earlier = before
             for left in self.path.glob(".best.partial-*"):  # by a process killed while it wrote there
                 shutil.rmtree(left, ignore_errors=True)
         else:
@@ -165,20 +116,3 @@ class MetricsLog:
         with writing(self._path):
             os.fsync(self._file.fileno()) if self._path != Path(os.devnull) else None
         return self._file.tell()
-
-
-def _refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    now = json.loads(json.dumps(now, default=str))
-    names = (set(before) | set(now)) - MAY_CHANGE - {"model", "data", "revision"}
-    different = [
-        f"--{n.replace('_', '-')} {before.get(n)}, now {now.get(n)}" for n in names if before.get(n) != now.get(n)
-    ]
-    if different:
-        raise UserError(
-            f"{out}: the run there has {'; '.join(sorted(different))}; choose another --out, or --restart starts over"
-        )
-
-
-def _hashes(facts: Mapping[str, Any]) -> list[str]:
-    """The SHA-256 sums among some facts, in order, whatever the files are called."""
-    return sorted(value for value in facts.values() if isinstance(value, str) and len(value) == 64)

@@ -1,4 +1,7 @@
-"""Being asked to stop: the step in hand is finished and saved, then the run ends as a shell expects."""
+"""Being asked to stop: the step in hand is finished and saved, then the run ends.
+
+A library leaves the process to its owner (`Interrupts`); a command owns it and ends it as a shell expects (`Signals`).
+"""
 
 import contextlib
 import os
@@ -8,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 
@@ -36,16 +41,67 @@ def leave(number: int, late: bool = False) -> None:
     os._exit(128 + number)
 
 
-class Signals:
-    """Within `with`, SIGTERM and SIGINT are noted; a second one ends the process at once.
+class Interrupts:
+    """Within `with`, the first Ctrl-C (SIGINT) is noted, and the run stops after its step; the next one is Python's.
+
+    Only the handler of SIGINT is changed, in the main thread alone and where it is Python's own, and it is put back at
+    the end. A Ctrl-C that came too late to stop the run is a `KeyboardInterrupt` then.
+    """
+
+    def __init__(self):
+        self._number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._put_back()
+        if self._number and kind is None:
+            raise KeyboardInterrupt
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process has been asked to stop."""
+        return self._number != 0
+
+    def check(self) -> None:
+        """Raise `Stopped` if this process has been asked to; of several, all have to call `check_all` instead."""
+        if self._number:
+            raise Stopped(self._number)
+
+    def check_all(self) -> None:
+        """Raise `Stopped`, on every process of the run, if any has been asked to."""
+        if number := hosts.largest(self._number):
+            raise Stopped(number)
+
+    def aside(self, rescue: Rescue) -> AbstractContextManager[None]:
+        """Around what lets no handler run. Nobody but `Signals` calls `rescue`."""
+        return contextlib.nullcontext()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._number = number
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Signals(Interrupts):
+    """Within `with`, SIGTERM and SIGINT are noted; a second one ends the process at once. For a command alone.
 
     A thread learns of them too, for the main thread may be in the compiler, where Python's handlers
     have to wait. Orbax's own handler waits for `jax.distributed`, and does nothing for one process.
     """
 
     def __init__(self):
-        self._number = 0
-        self._before: dict[int, object] = {}
+        super().__init__()
         self._lock = threading.Lock()
         self._rescue: Rescue | None = None
 
@@ -63,27 +119,11 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        self._put_back()
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._write)
         self._thread.join()
         os.close(self._read)
-
-    @property
-    def asked(self) -> bool:
-        """Whether this process has been asked to stop."""
-        return self._number != 0
-
-    def check(self) -> None:
-        """Raise `Stopped` if this process has been asked to; of several, all have to call `check_all` instead."""
-        if self._number:
-            raise Stopped(self._number)
-
-    def check_all(self) -> None:
-        """Raise `Stopped`, on every process of the run, if any has been asked to."""
-        if number := hosts.largest(self._number):
-            raise Stopped(number)
 
     @contextlib.contextmanager
     def aside(self, rescue: Rescue) -> Iterator[None]:

@@ -274,14 +274,14 @@ def test_starting_over_may_be_interrupted_too(arguments, undisturbed, tmp_path):
     (out / "run.json").write_text(json.dumps(record | {"clearing": True}))
     (out / ".best.killed").mkdir()
     with RunDirectory(out, record) as directory:  # not a run of this record, whatever lies there
-        assert not directory.resumes
+        assert directory.earlier is None
         assert {path.name for path in out.iterdir()} == {"lock", "run.json"}
     for name in ("lock", ".run.json.new"):  # killed before there was a run.json
         fresh = tmp_path / f"fresh{name}"
         fresh.mkdir()
         (fresh / name).write_text("")
         with RunDirectory(fresh, record) as directory:
-            assert not directory.resumes
+            assert directory.earlier is None
 
 
 def test_a_directory_that_is_not_a_run_is_left_alone(arguments, tmp_path):
