@@ -5,6 +5,7 @@ import pytest
 from tests.front_door import run
 
 
+@pytest.mark.fault(70)
 def test_tables_nobody_chose():
     counts = run(150)
     assert counts["read"] > counts["refused"] / 3

@@ -21,6 +21,7 @@ def understood(labels, task=None, names=(), **options):
     return data.task, names, targets["train"].tolist()
 
 
+@pytest.mark.fault(63)
 @pytest.mark.parametrize(
     "labels",
     [
@@ -58,6 +59,7 @@ def test_other_lists_hold_labels(labels, targets):
     assert (task, found) == (MULTI_LABEL, targets)
 
 
+@pytest.mark.fault(63)
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
@@ -75,6 +77,7 @@ def test_lists_of_two_readings_or_none_are_refused(labels, said):
         understood(labels)
 
 
+@pytest.mark.fault(64)
 @pytest.mark.parametrize(
     ("labels", "names", "targets"),
     [
@@ -102,6 +105,7 @@ def test_kinds_of_files_write_numbers_differently(tmp_path):
     assert (names, targets["train"].tolist(), targets["dev"].tolist()) == (("0", "1"), [1, 0], [1])
 
 
+@pytest.mark.fault(64)
 def test_a_model_knows_which_number_was_which():
     assert understood([5, 1], names=("1", "3", "5"))[2] == [2, 0]
     assert understood([1, 0], names=("neg", "pos"))[2] == [1, 0]

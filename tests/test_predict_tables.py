@@ -42,6 +42,7 @@ def scores(primes_directory):
     return [list(found.scores.values()) for found in TextClassifier.load(primes_directory)(TEXTS)]
 
 
+@pytest.mark.fault(69)
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl", "json", "parquet"])
 def test_the_texts_are_those_of_the_column(kind, label, scores, tmp_path):
     out = label(write(tmp_path / f"in.{kind}"), "out.jsonl")
@@ -94,6 +95,7 @@ def test_plain_lines_stay_plain_lines(label, tmp_path):
     assert rows == ["text,label", "a film,1"]
 
 
+@pytest.mark.fault(69)
 @pytest.mark.parametrize(
     ("name", "content", "output", "options", "said"),
     [

@@ -20,6 +20,7 @@ def rows_of(path, **options):
     return [(row.text, row.label) for row in sorted(rows, key=lambda row: row.number)]
 
 
+@pytest.mark.fault(67)
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -43,6 +44,7 @@ def test_two_columns_of_one_name_in_parquet(tmp_path):
         rows_of(tmp_path / "all.parquet")
 
 
+@pytest.mark.fault(67)
 def test_names_that_differ_in_case_alone_are_refused_unless_one_is_named(tmp_path):
     path = tmp_path / "all.csv"
     path.write_text(f"text,label,Label\n{TEXT},1,0\n{TEXT} too,0,1\n")
@@ -51,6 +53,7 @@ def test_names_that_differ_in_case_alone_are_refused_unless_one_is_named(tmp_pat
     assert rows_of(path, label_column="Label") == [(TEXT, "0"), (f"{TEXT} too", "1")]
 
 
+@pytest.mark.fault(68)
 @pytest.mark.parametrize("name", ["all.csv", "all.tsv"])
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
 def test_the_delimiter_is_found_in_the_line_of_names(name, delimiter, tmp_path):
@@ -72,6 +75,7 @@ def test_a_tsv_of_pandas_and_one_of_bare_quotes(tmp_path):
     assert [text for text, _ in rows_of(tmp_path / "bare.tsv")] == bare
 
 
+@pytest.mark.fault(68)
 def test_a_quoted_tsv_holds_tabs_and_ends_of_lines(tmp_path):
     texts = ["a film of\nnote", "a\ttab", 'a "word"', "other"]
     frame = pandas.DataFrame({"text": texts, "label": [0, 1, 0, 1]})
@@ -86,6 +90,7 @@ def test_a_quoted_tsv_holds_tabs_and_ends_of_lines(tmp_path):
     assert [text for text, _ in rows_of(tmp_path / "bare.tsv")] == ['"quoted"', '"open', '"not"', 'closed"']
 
 
+@pytest.mark.fault(67)
 @pytest.mark.parametrize(
     "content",
     [
