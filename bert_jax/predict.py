@@ -1,9 +1,8 @@
 """Strings in, labels and scores out."""
 
 import functools
-import operator
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,12 +14,13 @@ from jaxtyping import Float, Int
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import check_choice
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, is_whole
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.heads import scores_of
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
+from bert_jax.texts import check_list, checked, whole_number
 from bert_jax.tokenizer import LONG_TEXTS, Cutting, Tokenizer, check_max_length
 
 _CHARACTERS = 256
@@ -132,12 +132,12 @@ class TextClassifier:
         `texts` or `pairs` are no list of texts but a string, a table or a dictionary, and
         `ValueError` where `pairs` is shorter or longer than `texts`.
         """
-        _check_list(texts)
+        check_list(texts)
         if pairs is not None:
-            _check_list(pairs)
+            check_list(pairs)
         cutting = self.cutting
         if max_length is not None:
-            cutting = cutting._replace(max_length=_whole(max_length))
+            cutting = cutting._replace(max_length=whole_number("--max-length", max_length))
         if long_texts is not None:
             check_choice("--long-texts", long_texts, LONG_TEXTS)
             cutting = cutting._replace(long_texts=long_texts)
@@ -146,7 +146,7 @@ class TextClassifier:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
         if isinstance(texts, Sized) and isinstance(pairs, Sized) and len(texts) != len(pairs):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; expected one for each")
-        columns = [_checked("texts", texts)] + ([] if pairs is None else [_checked("pairs", pairs)])
+        columns = [checked("texts", texts)] + ([] if pairs is None else [checked("pairs", pairs)])
         inputs = zip(*columns, strict=True)
         return self._stream(inputs, cutting, interactive)
 
@@ -198,36 +198,6 @@ class TextClassifier:
                 tuple(names[i] for i in held),
                 task,
             )
-
-
-def _check_list(texts: Any) -> None:
-    """Raise `TypeError` for what is no list of texts, though Python would go through it."""
-    if isinstance(texts, str | bytes):
-        raise TypeError("expected a list of texts, got one string: write [text]")
-    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
-        raise TypeError(f"expected a list of texts, got a {type(texts).__name__}: take the column of texts from it")
-    if not isinstance(texts, Iterable):
-        raise TypeError(f"expected a list of texts, got {type(texts).__name__}")
-
-
-def _checked(name: str, texts: Iterable[Any]) -> Iterator[str]:
-    """The texts, each of them a string that UTF-8 can say; `UserError` with the place of one that is not."""
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            shown = " ".join(repr(text).split())[:100]
-            raise UserError(f"{name}[{place}] is {shown}; expected a string")
-        if not is_whole(text):
-            raise UserError(f"{name}[{place}] has half a surrogate pair, which is no text; mend or leave it out")
-        yield text
-
-
-def _whole(max_length: Any) -> int:
-    try:
-        if not isinstance(max_length, bool):
-            return operator.index(max_length)
-    except TypeError:
-        pass
-    raise UserError(f"--max-length is {max_length!r}; expected a whole number")
 
 
 def cutting_of(checkpoint: Checkpoint) -> Cutting:

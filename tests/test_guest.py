@@ -59,7 +59,9 @@ def whole(options, tmp_path_factory):
 
 
 @pytest.fixture
-def left_as_it_was(whole):
+def left_as_it_was(whole, monkeypatch):
+    logging.getLogger("absl").setLevel(logging.INFO)  # whatever an earlier run left
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     before = process()
     yield
     assert process() == before
