@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--pairs takes texts two by two; there are {len(args.texts)}")
     checkpoint, tokenizer = read_classifier(args.model)
     if args.max_length is not None:
-        check_max_length(args.max_length, checkpoint.config)
+        check_max_length(args.max_length, checkpoint.config, pairs=args.pairs)
     with _input(args) as lines, _output(args) as out:
         # JAX is imported here, after everything that can be wrong without it.
         from bert_jax.compilation import use_cache

@@ -1,6 +1,7 @@
 """Strings in, labels and scores out."""
 
 import functools
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -107,7 +108,8 @@ class TextClassifier:
 
         Texts longer than `max_length` tokens are cut and flagged, or read in windows whose logits are averaged, as
         `long_texts` says (`bert_jax.tokenizer.LONG_TEXTS`). Both are by default as in training, and of a model not
-        trained here all that it takes, from the head.
+        trained here all that it takes, from the head. Windows begin as far apart as in training; where that is more
+        than a window of `max_length` holds, half a window apart, with a warning.
         """
         return list(self.stream(texts, pairs, max_length=max_length, long_texts=long_texts))
 
@@ -130,14 +132,21 @@ class TextClassifier:
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise TypeError("expected a list of texts, got one string: write [text]")
-        cutting = self.cutting
+        paired, cutting = pairs is not None, self.cutting
         if max_length is not None:
-            cutting = Cutting(max_length, cutting.long_texts)
+            cutting = cutting._replace(max_length=max_length)
         if long_texts is not None:
             cutting = cutting._replace(long_texts=long_texts)
-        check_max_length(cutting.max_length, self.config)
-        if pairs is not None and self.config.type_vocab_size < 2:
+        check_max_length(cutting.max_length, self.config, pairs=paired)
+        if paired and self.config.type_vocab_size < 2:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
+        if cutting.reads_all and cutting.stride and cutting.stride > (room := cutting.room(paired)):
+            warnings.warn(
+                f"windows began {cutting.stride} tokens apart in training, and {cutting.max_length} tokens at once "
+                f"leave {room} to a window: they begin {max(1, room // 2)} apart",
+                stacklevel=2,
+            )
+            cutting = cutting._replace(stride=None)
         if isinstance(texts, Sized) and isinstance(pairs, Sized) and len(texts) != len(pairs):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; expected one for each")
         inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)

@@ -15,6 +15,7 @@ from tests.conftest import ROOT, write_random
 from tests.test_recipe import CONFIG
 from train import fine_tune
 from train.evaluate import main as evaluate
+from train.evaluate import seen_before
 
 WORDS = ["good", "bad", "film", "not", "a", "the", "very"]
 
@@ -103,6 +104,27 @@ def test_evaluating_gives_what_training_found(trained, tmp_path, capsys):
     assert "<h1>run on dev.jsonl</h1>" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(UserError, match="out: exists; choose another directory or pass --overwrite"):
         evaluate(["--model", str(run), "--data", str(held), "--out", str(tmp_path / "out")])
+
+
+def test_data_that_the_run_has_seen_is_said(trained, tmp_path, capsys):
+    _, run, data, _ = trained
+    copy = tmp_path / "renamed.jsonl"
+    copy.write_bytes(data.read_bytes())
+    said = "the model was trained on this very data: these figures say little of other texts"
+    for number, model in enumerate((run, run / "best")):
+        evaluate(["--model", str(model), "--data", str(copy), "--out", str(tmp_path / str(number))])
+        assert f"warning  {said}\n" in capsys.readouterr().out
+        record = json.loads((tmp_path / str(number) / "evaluation.json").read_text())
+        assert record["facts"]["warning"] == said
+        assert said in (tmp_path / str(number) / "report.html").read_text()
+    copy.write_text(data.read_text() + json.dumps(next(rows(trained[0]))) + "\n")
+    evaluate(["--model", str(run), "--data", str(copy), "--out", str(tmp_path / "other")])
+    assert "warning" not in capsys.readouterr().out
+    record = json.loads((run / "run.json").read_text())
+    assert seen_before(record["splits"]["train"], record) == said
+    assert seen_before("d", {"splits": {"train": "t", "dev": "d", "test": "e"}}).startswith("the best model was chosen")
+    assert not seen_before("e", {"splits": {"train": "t", "dev": "d", "test": "e"}})
+    assert not seen_before("e", {})
 
 
 def test_a_directory_gives_its_test_split(trained, tmp_path):

@@ -72,10 +72,10 @@ def label_ids(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], d
 
 
 def class_weights(said: str | None, task: str, targets: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
-    """The weight of each class in the loss, from `--class-weights` and the training targets (C, float32).
+    """The weight of each class in the loss, from `--class-weights` and the targets of what is trained on (C, float32).
 
     `balanced` is N / (C * examples of the class), as scikit-learn has it; of several labels, which weigh where they
-    hold, it is how many texts are without the label for each that has it.
+    hold, it is how many examples are without the label for each that has it. Each window is an example.
     """
     if said is None:
         return None

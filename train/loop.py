@@ -39,6 +39,7 @@ from .prepare import Prepared
 from .record import describe, record, save_best, saved_best
 from .report import CompileClock, Speed, closing_table, in_words, ticker
 from .run_directory import MetricsLog, RunDirectory, writing
+from .statistics import absent
 from .step import State, StepMetrics
 from .stopping import Signals, Stopped, leave
 from .watchdog import Watchdog
@@ -172,7 +173,7 @@ class _Run:
         with self.signals.aside(leave):
             self.state = self._begin(resume)
             key = self.trainer.key(config.seed)
-            resident = self.trainer.place(data) if hosts.everyone(memory.fits(data.nbytes)) else None
+            resident = self.trainer.place(data) if hosts.everyone(memory.fits(data)) else None
         here = self.progress
         path = self.out / "metrics.jsonl" if hosts.is_first() else None
         with (
@@ -213,6 +214,9 @@ class _Run:
         with writing(self.out / "run.json"):  # which says that the run is finished
             hosts.on_first(lambda: write_json(self.out / "run.json", record))
         closing_table(self.console, self.prepared.task, self.network.labels, results, facts)
+        for name, one in measured.items():
+            if said := absent(self.prepared.task, one.targets, one.metrics, self.network.labels):
+                self.console.print(f"on {name}: {said}", soft_wrap=True)
 
     def _answers(self, example: Tokens) -> np.ndarray:
         """The logits of one example by the parameters there are now."""

@@ -26,20 +26,31 @@ SMALLER_IS_BETTER = frozenset({"loss", "mse"})
 
 Metrics = dict[str, Any]
 """`examples`, the task's figures, and where there are classes `f1` of each, in order of label id, and for single
-labels `confusion`: confusion[i][j] counts examples of class i predicted as j. JSON as it stands."""
+labels `confusion`: confusion[i][j] counts examples of class i predicted as j. JSON as it stands; of single labels
+the F1 of a class that is neither in the targets nor predicted is None."""
 
 
-def measure(task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."]) -> Metrics:
+def measure(
+    task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], undefined: float = 0.0
+) -> Metrics:
     """The metrics of a task (a `problem_type`): loss as trained on but without weights or smoothing.
 
-    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers.
+    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers. `undefined`
+    stands for what these examples do not define: a correlation where one side is constant, F1 of a label that is
+    neither held nor predicted, average precision of one that is not held. 0 is as in scikit-learn; nan is left out
+    of means.
     """
-    found = _MEASURES[task](logits.astype(np.float64), targets)
+    found = _MEASURES[task](logits.astype(np.float64), targets, undefined)
     return {"examples": len(targets), **found}
 
 
-def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"]) -> Metrics:
-    """Loss in nats, accuracy, mean F1 over classes (0 for one never seen or predicted), Matthews' correlation."""
+def single_label(
+    logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"], undefined: float = 0.0
+) -> Metrics:
+    """Loss in nats, accuracy, mean F1, Matthews' correlation.
+
+    The mean is over the classes that are in the targets or predicted, as scikit-learn's macro average.
+    """
     classes = logits.shape[1]
     peak = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
@@ -47,53 +58,57 @@ def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (targets, logits.argmax(axis=1)), 1)
     right, true, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    f1 = _f1(right, true, said)
+    f1 = _f1(right, true, said, np.nan)
     n = len(targets)
     # Gorodkin's R_K; of two classes it is Matthews' correlation.
     spread = np.sqrt(float(n**2 - (true**2).sum()) * float(n**2 - (said**2).sum()))
-    mcc = float(right.sum() * n - (true * said).sum()) / spread if spread else 0.0
+    mcc = float(right.sum() * n - (true * said).sum()) / spread if spread else undefined
     return {
         "loss": float(loss),
         "accuracy": float(right.sum() / n),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": _mean(f1),
         "mcc": mcc,
-        "f1": f1.tolist(),
+        "f1": [None if np.isnan(value) else value for value in f1.tolist()],
         "confusion": confusion.tolist(),
     }
 
 
-def multi_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"]) -> Metrics:
+def multi_label(
+    logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float = 0.0
+) -> Metrics:
     """Mean binary loss in nats; F1 of each label at probability 0.5 and its means; mean average precision.
 
     Average precision is the mean, over a label's examples, of the precision among all examples that score at
-    least as high (scikit-learn's definition); labels that no example has are left out of its mean.
+    least as high. A label that no example has counts in both means, as 0: all this is scikit-learn's definition.
     """
     held = targets > 0.5
     loss = np.mean(np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits))))
-    said = logits > 0
+    said = logits >= 0
     right, true, claimed = (held & said).sum(0), held.sum(0), said.sum(0)
-    f1 = _f1(right, true, claimed)
-    micro = _f1(*(np.array([counts.sum()]) for counts in (right, true, claimed)))
-    precisions = [_average_precision(logits[:, c], held[:, c]) for c in range(logits.shape[1]) if held[:, c].any()]
+    f1 = _f1(right, true, claimed, undefined)
+    micro = _f1(*(np.array([counts.sum()]) for counts in (right, true, claimed)), undefined)
+    precisions = np.full(len(true), undefined, np.float64)
+    for label in np.flatnonzero(true):
+        precisions[label] = _average_precision(logits[:, label], held[:, label])
     return {
         "loss": float(loss),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": _mean(f1),
         "micro_f1": float(micro[0]),
-        "map": float(np.mean(precisions)) if precisions else 0.0,
+        "map": _mean(precisions),
         "exact_match": float((held == said).all(axis=1).mean()),
         "f1": f1.tolist(),
     }
 
 
-def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"]) -> Metrics:
-    """Mean squared error, and correlations of Pearson and, by ranks, Spearman (0 where either side is constant)."""
+def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float = 0.0) -> Metrics:
+    """Mean squared error, and correlations of Pearson and, by ranks, Spearman."""
     said, true = logits.ravel(), targets.ravel().astype(np.float64)
     mse = float(np.mean((said - true) ** 2))
     return {
         "loss": mse,
         "mse": mse,
-        "pearson": _correlation(said, true),
-        "spearman": _correlation(_ranks(said), _ranks(true)),
+        "pearson": _correlation(said, true, undefined),
+        "spearman": _correlation(_ranks(said), _ranks(true), undefined),
     }
 
 
@@ -105,9 +120,15 @@ def better(name: str, new: float, old: float | None) -> bool:
     return old is None or (new < old if name in SMALLER_IS_BETTER else new > old)
 
 
-def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray) -> np.ndarray:
+def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray, undefined: float) -> np.ndarray:
     total = true + said
-    return np.divide(2 * right, total, out=np.zeros(len(total)), where=total > 0)
+    return np.divide(2 * right, total, out=np.full(len(total), undefined, np.float64), where=total > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is defined; nan if nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _average_precision(scores: np.ndarray, held: np.ndarray) -> float:
@@ -125,7 +146,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts + 1) / 2)[group]
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _correlation(a: np.ndarray, b: np.ndarray, undefined: float) -> float:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return undefined
     a, b = a - a.mean(), b - b.mean()
     size = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / size) if size > 0 else 0.0
+    return float((a * b).sum() / size) if size > 0 else undefined

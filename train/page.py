@@ -17,8 +17,8 @@ from . import plots
 from .config import TrainConfig
 from .data import Split
 from .metrics import METRICS, Metrics
-from .report import word
-from .statistics import calibration, worst
+from .report import shown, word
+from .statistics import absent, calibration, worst
 
 NAME = "report.html"
 
@@ -119,7 +119,8 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         figures=[word(name) for name in names],
         splits=splits,
         chosen=subject.metric is not None,
-        f1=[(name, f"{value:.4f}") for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
+        f1=[(name, shown(value)) for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
+        absent={name: said for name, one in measured.items() if (said := _absent(subject, one))},
         last=last,
         curves=plots.drawn(plots.curves, subject.log, metric, word(metric)),
         plots=plots.drawn(_plots, subject, closest, found),
@@ -134,6 +135,10 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         hashes=subject.hashes,
         version=__version__,
     )
+
+
+def _absent(subject: Subject, one: Measured) -> str:
+    return absent(subject.task, one.targets, one.metrics, subject.labels)
 
 
 def _interval(bounds: tuple[float, float], digits: int = 4) -> str:

@@ -100,7 +100,7 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         notes,
         found.task,
         config.metric or METRICS[found.task][0],
-        class_weights(config.class_weights, found.task, targets["train"], names),
+        class_weights(config.class_weights, found.task, data.targets[:-1], names),  # of what is trained on: windows
     )
 
 
@@ -151,11 +151,10 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
         raise UserError("--label-smoothing is for classes, and this is a regression; leave it out")
     if config.freeze_layers > network.num_hidden_layers:
         raise UserError(f"--freeze-layers is {config.freeze_layers}; the model has {network.num_hidden_layers} layers")
-    room = config.max_length - 2
-    if config.stride is not None and config.stride > room:
-        raise UserError(f"--stride is {config.stride}; expected at most {room}, the tokens of a window")
-    paired = any(row.pair is not None for row in found.splits["train"].rows[:1])
+    paired = any(row.pair is not None for split in found.splits.values() for row in split.rows)
     if paired and network.type_vocab_size < 2:
         raise UserError(f"{config.model}: takes no pairs: its type_vocab_size is {network.type_vocab_size}")
-    if paired and config.max_length < 5:
-        raise UserError(f"--max-length is {config.max_length}; expected at least 5 for pairs")
+    check_max_length(config.max_length, network, pairs=paired)
+    room = Cutting(config.max_length).room(paired)
+    if config.stride is not None and config.stride > room:
+        raise UserError(f"--stride is {config.stride}; expected at most {room}, the tokens of a window")

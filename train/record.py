@@ -79,6 +79,10 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
         },
         "source": {name: value for name, value in metadata.items() if name not in Cutting._fields} | {**hashes},
         "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
+        "splits": {
+            "train": prepared.train.sha256,
+            **{name: one.split.sha256 for name, one in prepared.evaluated.items()},
+        },
         "examples": prepared.counts,
         "task": prepared.task,
         "labels": list(prepared.checkpoint.config.labels),
