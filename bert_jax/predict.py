@@ -16,10 +16,10 @@ from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-from bert_jax.heads import scores_of
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
+from bert_jax.scores import scores_of, threshold_of
 from bert_jax.tokenizer import LONG_TEXTS, Cutting, Tokenizer, check_max_length
 
 _CHARACTERS = 256
@@ -33,7 +33,8 @@ class Prediction(NamedTuple):
     """What the model says of one text, or pair; `scores` and `logits` are in order of label id.
 
     `label` is the likeliest and `score` its probability. `labels` are all that hold: of a model of several labels
-    those of probability 0.5 or more, else `label` alone. Of a regression `score` is the number, and `label` its name.
+    those whose probability reaches its threshold, else `label` alone. Of a regression `score` is the number, and
+    `label` its name.
     """
 
     text: str
@@ -79,7 +80,7 @@ class TextClassifier:
         self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32", precision: str = "highest"
     ):
         self.config, self.tokenizer = checkpoint.config, tokenizer
-        self.cutting = cutting_of(checkpoint)
+        self.cutting, self.threshold = cutting_of(checkpoint), threshold_of(checkpoint.metadata)
         model = build_classifier(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
         graphdef, params = nnx.split(model)
         self._apply = functools.partial(make_apply(graphdef), params)
@@ -188,7 +189,7 @@ class TextClassifier:
         best = scores.argmax(1).tolist()
         columns = window.inputs, best, scores.tolist(), logits.tolist(), truncated.tolist()
         for (text, *pair), top, values, row, was_cut in zip(*columns, strict=True):
-            held = [i for i, value in enumerate(values) if value >= 0.5] if task == MULTI_LABEL else [top]
+            held = [i for i, value in enumerate(values) if value >= self.threshold] if task == MULTI_LABEL else [top]
             yield Prediction(
                 text,
                 names[top],

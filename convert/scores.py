@@ -21,8 +21,8 @@ METRICS = {
 
 
 def of_split(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The plain numbers among a split's figures."""
-    return {name: value for name, value in figures.items() if isinstance(value, float) and name != "examples"}
+    """The plain numbers that were measured of a split."""
+    return {name: value for name, value in figures.items() if isinstance(value, float) and name != "threshold"}
 
 
 def tables(best: Mapping[str, Mapping[str, Any]], labels: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from train.metrics import METRICS, measure
+from train.metrics import METRICS, best_threshold, measure
 from train.statistics import absent, intervals
 
 CLASSES = 5
@@ -74,6 +74,22 @@ def test_several_labels_as_scikit_learn(rows):
     assert found["exact_match"] == pytest.approx(theirs.accuracy_score(held, said))
 
 
+@given(rows, st.sampled_from([0.05, 0.3, 0.73]), st.sampled_from(["macro_f1", "micro_f1", "map"]))
+@settings(max_examples=8, deadline=None)
+def test_thresholds(rows, threshold, metric):
+    logits, held = several(rows)
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    found = measure(MULTI_LABEL, logits, held, threshold=threshold)
+    assert found["threshold"] == threshold
+    assert found["f1"] == pytest.approx(theirs.f1_score(held, scores >= threshold, average=None))
+    best, average = best_threshold(logits, held, metric), "micro" if metric == "micro_f1" else "macro"
+    quality = [theirs.f1_score(held, scores >= i / 100, average=average) for i in range(1, 100)]
+    assert quality[round(100 * best) - 1] == pytest.approx(max(quality))
+    assert best_threshold(4 * held - 2, held, metric) == 0.5  # of many that are as good
+    for low, high in intervals(MULTI_LABEL, logits, held, threshold=threshold).values():
+        assert low <= high
+
+
 def test_a_split_without_a_class():
     logits, true = single([(0, 0), (0, 0), (1, 1), (1, 2), (2, 2)])
     found = measure(SINGLE_LABEL, logits, true)
@@ -91,7 +107,7 @@ def test_a_split_without_a_class():
 def test_numbers_that_do_not_vary_have_no_correlation():
     same = np.full((3, 1), 0.1)  # whose mean is not quite 0.1
     assert measure(REGRESSION, same, same)["pearson"] == 0
-    assert np.isnan(measure(REGRESSION, same, same, np.nan)["spearman"])
+    assert np.isnan(measure(REGRESSION, same, same, undefined=np.nan)["spearman"])
 
 
 # --- intervals
@@ -115,7 +131,7 @@ def test_intervals_of_single_labels(pairs, perfect):
     assert not perfect or found["macro_f1"] == (1, 1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rows, st.booleans())
 def test_intervals_of_several_labels(rows, perfect):
     logits, held = several([([4 * y - 2 for y in held], held) for _, held in rows] if perfect else rows)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-from bert_jax.heads import example_losses, scores_of
+from bert_jax.heads import example_losses
+from bert_jax.scores import scores_of
 from train.data import Data, Row, Split
 from train.labels import class_weights, targets_of
 from train.metrics import better, measure

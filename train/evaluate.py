@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     from . import page
     from .metrics import measure
     from .report import figures_table
-    from .statistics import absent, calibration, intervals
+    from .statistics import absent, calibration
 
     use_cache()
     classifier = TextClassifier(start, source.tokenizer, args.dtype, args.precision)
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         [row.text for row in split.rows], pairs, max_length=args.max_length, long_texts=args.long_texts
     )
     logits = np.array([prediction.logits for prediction in predictions], np.float32)
-    metrics = measure(task, logits, targets["train"])
+    metrics = measure(task, logits, targets["train"], threshold=classifier.threshold)
     cut = sum(prediction.truncated for prediction in predictions)
     measured = page.Measured(split, logits, targets["train"], metrics)
     facts = {
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         command=shlex.join(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
         hashes={**start.sha256, str(split.path): split.sha256},
     )
-    sure = {name: intervals(task, logits, targets["train"])}
+    sure = {name: measured.intervals(task)}
     text = page.render(subject, {name: measured}, sure)
     console = Console(highlight=False, markup=False)
     with new_directory(out, overwrite=args.overwrite) as scratch:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from bert_jax.attention import fused_here, kernel_for, takes
 from bert_jax.command import printable
+from bert_jax.config import MULTI_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.heads import SequenceClassifier, example_losses
@@ -25,14 +26,15 @@ from bert_jax.kernel_check import agrees
 from bert_jax.optimizer import fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
+from bert_jax.scores import HALF
 
 from . import hosts, memory, outcome, page
 from .batches import Batches, TokenSet
 from .checkpoints import Checkpoints, filled, named
-from .config import TrainConfig
+from .config import BEST, TrainConfig
 from .evaluator import Evaluator
 from .finite import NotFinite, explain, log_steps
-from .metrics import Metrics, better, measure
+from .metrics import Metrics, best_threshold, better, measure
 from .page import Measured
 from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
 from .prepare import Prepared
@@ -192,7 +194,8 @@ class _Run:
         tensors = hosts.from_first(saved_best(self.out / "best", self.network))  # as saved, not as remembered
         kept = self.layout.put(nnx.split(build_classifier(self.network, tensors, **self.settings))[1])
         with self.signals.aside(leave):
-            return {name: self._measure(kept, name) for name in self.prepared.evaluated}
+            threshold = (here.dev or {}).get("threshold", HALF)  # of the best model, as saved
+            return {name: self._measure(kept, name, threshold) for name in self.prepared.evaluated}
 
     def finish(self, record: dict[str, Any], measured: dict[str, Measured]) -> None:
         """Write the report, complete run.json and print the closing table."""
@@ -209,6 +212,8 @@ class _Run:
             "model": str(self.out / "best"),
             "report": str(self.out / page.NAME),
         }
+        if self.prepared.task == MULTI_LABEL:
+            facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
         with writing(self.out / page.NAME), self.watchdog.long():
             hosts.on_first(lambda: outcome.write(self.out, self.config, self.prepared, record, facts, measured))
         with writing(self.out / "run.json"):  # which says that the run is finished
@@ -222,11 +227,16 @@ class _Run:
         """The logits of one example by the parameters there are now."""
         return self.evaluate.logits(self.trainer.parameters(self.state), [example])
 
-    def _measure(self, params: nnx.State, name: str, between: Callable[[], None] = lambda: None) -> Measured:
-        """What these parameters answer on a split."""
+    def _measure(
+        self, params: nnx.State, name: str, threshold: float | None, between: Callable[[], None] = lambda: None
+    ) -> Measured:
+        """What these parameters answer on a split, labels predicted from `threshold` on; None: the best one there."""
+        task, metric = self.prepared.task, self.prepared.metric
         examples, targets, owners, split = self.prepared.evaluated[name]
         logits = self.evaluate.logits(params, examples, owners, between)
-        return Measured(split, logits, targets, measure(self.prepared.task, logits, targets))
+        if threshold is None:
+            threshold = best_threshold(logits, targets, metric)
+        return Measured(split, logits, targets, measure(task, logits, targets, threshold=threshold))
 
     def _begin(self, resume: bool) -> State:
         """The state to go on from, and `progress` to match."""
@@ -368,14 +378,15 @@ class _Run:
         params = self.trainer.parameters(self.state)
         between = self.signals.check if jax.process_count() == 1 else self.watchdog.beat
         with self.watchdog.evaluation(), self.signals.aside(self._rescue):
-            dev = self._measure(params, "dev", between).metrics
+            threshold = None if config.threshold == BEST else float(config.threshold or HALF)
+            dev = self._measure(params, "dev", threshold, between).metrics
         metric = self.prepared.metric
         score = dev[metric]
         is_better = better(metric, score, here.best)
         here.waited = 0 if is_better else here.waited + 1
         if is_better:
             with self.watchdog.long():
-                hosts.on_first(lambda: save_best(self.out / "best", self.prepared.checkpoint, params))
+                hosts.on_first(lambda: save_best(self.out / "best", self.prepared.checkpoint, params, dev))
             here.best, here.dev = score, dev
         epoch = here.step // self.batches.steps_per_epoch
         self.log.write(step=here.step, epoch=epoch, split="dev", **dev)

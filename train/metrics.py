@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.scores import HALF, scores_of
 
 TASKS = {"single-label": SINGLE_LABEL, "multi-label": MULTI_LABEL, "regression": REGRESSION}
 """What `--task` says, and `problem_type` in a config."""
@@ -27,26 +28,33 @@ SMALLER_IS_BETTER = frozenset({"loss", "mse"})
 Metrics = dict[str, Any]
 """`examples`, the task's figures, and where there are classes `f1` of each, in order of label id, and for single
 labels `confusion`: confusion[i][j] counts examples of class i predicted as j. JSON as it stands; of single labels
-the F1 of a class that is neither in the targets nor predicted is None."""
+the F1 of a class that is neither in the targets nor predicted is None. Of several labels there is the `threshold`."""
 
 
 def measure(
-    task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], undefined: float = 0.0
+    task: str,
+    logits: Float[np.ndarray, "N C"],
+    targets: Shaped[np.ndarray, "N ..."],
+    *,
+    threshold: float = HALF,
+    undefined: float = 0.0,
 ) -> Metrics:
     """The metrics of a task (a `problem_type`): loss as trained on but without weights or smoothing.
 
-    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers. `undefined`
-    stands for what these examples do not define: a correlation where one side is constant, F1 of a label that is
-    neither held nor predicted, average precision of one that is not held. 0 is as in scikit-learn; nan is left out
-    of means.
+    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers. Each of
+    several labels is predicted from the probability `threshold` on. `undefined` stands for what these examples do not
+    define: a correlation where one side is constant, F1 of a label that is neither held nor predicted, average
+    precision of one that is not held. 0 is as in scikit-learn; nan is left out of means.
     """
-    found = _MEASURES[task](logits.astype(np.float64), targets, undefined)
+    numbers = logits.astype(np.float64)
+    if task == MULTI_LABEL:
+        found = multi_label(numbers, targets, threshold, undefined)
+    else:
+        found = (single_label if task == SINGLE_LABEL else regression)(numbers, targets, undefined)
     return {"examples": len(targets), **found}
 
 
-def single_label(
-    logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"], undefined: float = 0.0
-) -> Metrics:
+def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"], undefined: float) -> Metrics:
     """Loss in nats, accuracy, mean F1, Matthews' correlation.
 
     The mean is over the classes that are in the targets or predicted, as scikit-learn's macro average.
@@ -74,33 +82,47 @@ def single_label(
 
 
 def multi_label(
-    logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float = 0.0
+    logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], threshold: float, undefined: float
 ) -> Metrics:
-    """Mean binary loss in nats; F1 of each label at probability 0.5 and its means; mean average precision.
+    """Mean binary loss in nats; F1 of each label at the threshold and its means; mean average precision.
 
     Average precision is the mean, over a label's examples, of the precision among all examples that score at
     least as high. A label that no example has counts in both means, as 0: all this is scikit-learn's definition.
     """
     held = targets > 0.5
     loss = np.mean(np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits))))
-    said = logits >= 0
+    said = scores_of(logits, MULTI_LABEL) >= threshold
     right, true, claimed = (held & said).sum(0), held.sum(0), said.sum(0)
     f1 = _f1(right, true, claimed, undefined)
-    micro = _f1(*(np.array([counts.sum()]) for counts in (right, true, claimed)), undefined)
+    micro = _micro(right, true, claimed, undefined)
     precisions = np.full(len(true), undefined, np.float64)
     for label in np.flatnonzero(true):
         precisions[label] = _average_precision(logits[:, label], held[:, label])
     return {
         "loss": float(loss),
         "macro_f1": _mean(f1),
-        "micro_f1": float(micro[0]),
+        "micro_f1": micro,
         "map": _mean(precisions),
         "exact_match": float((held == said).all(axis=1).mean()),
+        "threshold": threshold,
         "f1": f1.tolist(),
     }
 
 
-def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float = 0.0) -> Metrics:
+def best_threshold(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], metric: str) -> float:
+    """The threshold of the best macro F1, or micro F1 if that is the `metric`: of 0.01 to 0.99, the nearest to 0.5."""
+    held, scores = targets > 0.5, scores_of(logits.astype(np.float64), MULTI_LABEL)
+
+    def quality(threshold: float) -> float:
+        said = scores >= threshold
+        right, true, claimed = (held & said).sum(0), held.sum(0), said.sum(0)
+        return _micro(right, true, claimed, 0.0) if metric == "micro_f1" else _mean(_f1(right, true, claimed, 0.0))
+
+    found = {hundredths / 100: quality(hundredths / 100) for hundredths in range(1, 100)}
+    return max(found, key=lambda threshold: (found[threshold], -abs(threshold - HALF)))
+
+
+def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float) -> Metrics:
     """Mean squared error, and correlations of Pearson and, by ranks, Spearman."""
     said, true = logits.ravel(), targets.ravel().astype(np.float64)
     mse = float(np.mean((said - true) ** 2))
@@ -112,9 +134,6 @@ def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N 
     }
 
 
-_MEASURES = {SINGLE_LABEL: single_label, MULTI_LABEL: multi_label, REGRESSION: regression}
-
-
 def better(name: str, new: float, old: float | None) -> bool:
     """Whether a value of this metric is better than the best so far."""
     return old is None or (new < old if name in SMALLER_IS_BETTER else new > old)
@@ -123,6 +142,11 @@ def better(name: str, new: float, old: float | None) -> bool:
 def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray, undefined: float) -> np.ndarray:
     total = true + said
     return np.divide(2 * right, total, out=np.full(len(total), undefined, np.float64), where=total > 0)
+
+
+def _micro(right: np.ndarray, true: np.ndarray, said: np.ndarray, undefined: float) -> float:
+    total = int(true.sum() + said.sum())
+    return float(2 * right.sum() / total) if total else undefined
 
 
 def _mean(values: np.ndarray) -> float:

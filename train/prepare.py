@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.command import printable
-from bert_jax.config import CLASSIFIER, REGRESSION
+from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
 from bert_jax.tokenizer import Cutting, Tokenizer, check_max_length
@@ -74,7 +74,8 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     cutting = Cutting(config.max_length, config.long_texts, config.stride)
     start, new = with_classifier(start, names, config.seed, found.task)
-    start = replace(start, metadata={**start.metadata, **cutting.said})
+    before = {name: value for name, value in start.metadata.items() if name not in (*Cutting._fields, "threshold")}
+    start = replace(start, metadata={**before, **cutting.said})
     texts = {name: _Texts(source.tokenizer, split, cutting) for name, split in found.splits.items()}
     data = TokenSet.of(texts["train"], targets["train"], texts["train"].owners)
     evaluated = {
@@ -147,6 +148,8 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
         raise UserError(
             f"--metric is {config.metric}; the task is {TASK_NAMES[task]}: expected one of {', '.join(METRICS[task])}"
         )
+    if config.threshold is not None and task != MULTI_LABEL:
+        raise UserError(f"--threshold is for several labels a text, and the task is {TASK_NAMES[task]}; leave it out")
     if config.label_smoothing and task == REGRESSION:
         raise UserError("--label-smoothing is for classes, and this is a regression; leave it out")
     if config.freeze_layers > network.num_hidden_layers:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 
 from bert_jax.command import printable
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bert_jax.heads import scores_of
+from bert_jax.scores import HALF, scores_of
 
 from .metrics import METRICS, Metrics, measure
 
@@ -20,7 +20,11 @@ _SHOWN = 10
 
 
 def intervals(
-    task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], seed: int = 0
+    task: str,
+    logits: Float[np.ndarray, "N C"],
+    targets: Shaped[np.ndarray, "N ..."],
+    seed: int = 0,
+    threshold: float = HALF,
 ) -> dict[str, tuple[float, float]]:
     """95% confidence intervals of a task's figures, by the stratified percentile bootstrap (Efron, 1979).
 
@@ -29,18 +33,19 @@ def intervals(
     never vary. A figure that a resample does not define is left out. Intervals hold the figure itself, whatever the
     bootstrap's bias. Up to 1,000 resamples, and at least 200 of large sets, the same ones for the same seed.
     """
-    whole = measure(task, logits, targets)
+    whole = measure(task, logits, targets, threshold=threshold)
     strata = _strata(task, targets)
     order, counts = np.argsort(strata, kind="stable"), np.bincount(strata)
     first, sizes = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
     held = targets.any(axis=0) if task == MULTI_LABEL else np.ones(1, bool)
+    how = {"threshold": threshold, "undefined": np.nan}
     generator = np.random.default_rng(seed)
     found = np.empty((int(np.clip(_WORK // logits.size, _FEWEST, _RESAMPLES)), len(METRICS[task])))
     for values in found:
         chosen = order[first + generator.integers(0, sizes)]
-        metrics = measure(task, logits[chosen], targets[chosen], np.nan)
+        metrics = measure(task, logits[chosen], targets[chosen], **how)
         if held.any() and not held.all():  # labels that no example has are 0 in these means, in each resample
-            of_held = measure(task, logits[chosen][:, held], targets[chosen][:, held], np.nan)
+            of_held = measure(task, logits[chosen][:, held], targets[chosen][:, held], **how)
             metrics |= {name: held.mean() * of_held[name] for name in ("macro_f1", "map")}
         values[:] = [metrics[name] for name in METRICS[task]]
     return {name: _bounds(values, whole[name]) for name, values in zip(METRICS[task], found.T, strict=True)}
@@ -71,7 +76,7 @@ def absent(task: str, targets: Shaped[np.ndarray, "N ..."], metrics: Metrics, la
     if task == REGRESSION:
         return ""
     if task == MULTI_LABEL:
-        names = [name for name, some in zip(labels, (targets > 0.5).any(axis=0), strict=True) if not some]
+        names = [name for name, some in zip(labels, (targets > 0.5).sum(axis=0), strict=True) if not some]
         said = "no text has {}: 0 in macro F1 and mAP"
     else:
         names = [name for name, f1 in zip(labels, metrics["f1"], strict=True) if f1 is None]
@@ -112,7 +117,11 @@ def calibration(
 
 
 def worst(
-    task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], count: int = 20
+    task: str,
+    logits: Float[np.ndarray, "N C"],
+    targets: Shaped[np.ndarray, "N ..."],
+    count: int = 20,
+    threshold: float = HALF,
 ) -> list[int]:
     """The examples that are most wrong, at most `count`, the worst first.
 
@@ -124,7 +133,7 @@ def worst(
         wrong = np.where(scores.argmax(axis=1) != targets, scores.max(axis=1), 0)
     elif task == MULTI_LABEL:
         held = targets > 0.5
-        wrong = np.where((held == (scores >= 0.5)).all(axis=1), 0, np.abs(held - scores).sum(axis=1))
+        wrong = np.where((held == (scores >= threshold)).all(axis=1), 0, np.abs(held - scores).sum(axis=1))
     else:
         wrong = np.abs(scores - targets).max(axis=1)
     order = np.argsort(-wrong, kind="stable")[:count]
