@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--pairs takes texts two by two; there are {len(args.texts)}")
     checkpoint, tokenizer = read_classifier(args.model)
     if args.max_length is not None:
-        check_max_length(args.max_length, checkpoint.config)
+        check_max_length(args.max_length, checkpoint.config, pairs=args.pairs)
     table = _table(args)
     with _input(args, table) as (texts, pairs, interactive), _output(args, table) as write:
         # JAX is imported here, after everything that can be wrong without it.

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -143,8 +144,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit with its code.
 
     `UserError` becomes one line on standard error and exit code 2. A reader that went away
-    (SIGPIPE) ends the command quietly with code 141, Ctrl-C with code 130, as a shell expects.
+    (SIGPIPE) ends the command quietly with code 141, Ctrl-C with code 130, as a shell expects. A Python
+    warning becomes one line, too.
     """
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"
     try:
         code = main() or 0
         sys.stdout.flush() if sys.stdout else None

@@ -87,14 +87,3 @@ def cross_entropy(
     An example of weight 0 counts for nothing; if all are, the loss is 0.
     """
     return jnp.sum(example_losses(logits, labels) * weights) / jnp.maximum(jnp.sum(jnp.asarray(weights)), 1e-9)
-
-
-def scores_of(logits: Float[ndarray, "N C"], task: str) -> Float[ndarray, "N C"]:
-    """What logits say: probabilities that sum to 1, probabilities each for itself, or the numbers themselves."""
-    if task == REGRESSION:
-        return logits
-    if task == MULTI_LABEL:
-        grown = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1, grown) / (1 + grown)
-    grown = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return grown / grown.sum(axis=1, keepdims=True)

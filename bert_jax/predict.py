@@ -1,6 +1,7 @@
 """Strings in, labels and scores out."""
 
 import functools
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +17,10 @@ from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import check_choice
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-from bert_jax.heads import scores_of
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
+from bert_jax.scores import scores_of, threshold_of
 from bert_jax.texts import check_list, checked, whole_number
 from bert_jax.tokenizer import LONG_TEXTS, Cutting, Tokenizer, check_max_length
 
@@ -34,7 +35,8 @@ class Prediction(NamedTuple):
     """What the model says of one text, or pair; `scores` and `logits` are in order of label id.
 
     `label` is the likeliest and `score` its probability. `labels` are all that hold: of a model of several labels
-    those of probability 0.5 or more, else `label` alone. Of a regression `score` is the number, and `label` its name.
+    those whose probability reaches its threshold, else `label` alone. Of a regression `score` is the number, and
+    `label` its name.
     """
 
     text: str
@@ -80,7 +82,7 @@ class TextClassifier:
         self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32", precision: str = "highest"
     ):
         self.config, self.tokenizer = checkpoint.config, tokenizer
-        self.cutting = cutting_of(checkpoint)
+        self.cutting, self.threshold = cutting_of(checkpoint), threshold_of(checkpoint.metadata)
         model = build_classifier(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
         graphdef, params = nnx.split(model)
         self._apply = functools.partial(make_apply(graphdef), params)
@@ -109,8 +111,9 @@ class TextClassifier:
 
         Texts longer than `max_length` tokens are cut and flagged, or read in windows whose logits are averaged, as
         `long_texts` says (`bert_jax.tokenizer.LONG_TEXTS`). Both are by default as in training, and of a model not
-        trained here all that it takes, from the head. Raises `UserError` for a text that is no whole string, with its
-        place in the list, and for an option that the model does not take.
+        trained here all that it takes, from the head. Windows begin as far apart as in training; where that is more
+        than a window of `max_length` holds, half a window apart, with a warning. Raises `UserError` for a text that is
+        no whole string, with its place in the list, and for an option that the model does not take.
         """
         return list(self.stream(texts, pairs, max_length=max_length, long_texts=long_texts))
 
@@ -135,15 +138,22 @@ class TextClassifier:
         check_list(texts)
         if pairs is not None:
             check_list(pairs)
-        cutting = self.cutting
+        paired, cutting = pairs is not None, self.cutting
         if max_length is not None:
             cutting = cutting._replace(max_length=whole_number("--max-length", max_length))
         if long_texts is not None:
             check_choice("--long-texts", long_texts, LONG_TEXTS)
             cutting = cutting._replace(long_texts=long_texts)
-        check_max_length(cutting.max_length, self.config)
-        if pairs is not None and self.config.type_vocab_size < 2:
+        check_max_length(cutting.max_length, self.config, pairs=paired)
+        if paired and self.config.type_vocab_size < 2:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
+        if cutting.reads_all and cutting.stride and cutting.stride > (room := cutting.room(paired)):
+            warnings.warn(
+                f"windows began {cutting.stride} tokens apart in training, and {cutting.max_length} tokens at once "
+                f"leave {room} to a window: they begin {max(1, room // 2)} apart",
+                stacklevel=2,
+            )
+            cutting = cutting._replace(stride=None)
         if isinstance(texts, Sized) and isinstance(pairs, Sized) and len(texts) != len(pairs):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; expected one for each")
         columns = [checked("texts", texts)] + ([] if pairs is None else [checked("pairs", pairs)])
@@ -186,7 +196,7 @@ class TextClassifier:
         best = scores.argmax(1).tolist()
         columns = window.inputs, best, scores.tolist(), logits.tolist(), truncated.tolist()
         for (text, *pair), top, values, row, was_cut in zip(*columns, strict=True):
-            held = [i for i, value in enumerate(values) if value >= 0.5] if task == MULTI_LABEL else [top]
+            held = [i for i, value in enumerate(values) if value >= self.threshold] if task == MULTI_LABEL else [top]
             yield Prediction(
                 text,
                 names[top],

@@ -81,10 +81,10 @@ class Tokenizer:
     ) -> Iterator[tuple[int, Tokens]]:
         """Tokenise texts, or pairs, in their order and in bounded memory: the number of the text, and its tokens.
 
-        A text has one example, or with windows as many as it takes. Raises `ValueError` where `pairs` is shorter
-        or longer than `texts`.
+        A text has one example, or with windows as many as it takes. Raises `UserError` where `max_length` leaves no
+        room, and `ValueError` where `pairs` is shorter or longer than `texts`.
         """
-        _check_room(cutting.max_length)
+        _check_room(cutting, pairs is not None)
         inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
         first = 0
         while window := list(itertools.islice(inputs, _WINDOW)):
@@ -170,6 +170,10 @@ class Cutting(NamedTuple):
         """Whether nothing of a text is left out."""
         return self.long_texts == "windows"
 
+    def room(self, pairs: bool) -> int:
+        """Tokens for texts, at most, in an example or in a window of a longer text."""
+        return self.max_length - (3 if pairs else 2)
+
     def pieces(self, ids: list[int], room: int) -> list[list[int]]:
         """What is read of a text of more than `room` tokens, in pieces of `room`.
 
@@ -187,13 +191,22 @@ class Cutting(NamedTuple):
         return [ids[start : start + room] for start in starts]
 
 
-def _check_room(max_length: int) -> None:
-    if max_length < 3:
-        raise UserError(f"max length is {max_length}; expected at least 3: [CLS], one token, [SEP]")
+def _least(pairs: bool) -> int:
+    """The fewest tokens that hold one token of each text, and the special ones."""
+    return 5 if pairs else 3
 
 
-def check_max_length(max_length: int, config: BertConfig) -> None:
-    """Raise `UserError` for more tokens than the model has positions, or too few for any text."""
-    limit = config.max_position_embeddings
-    if not 3 <= max_length <= limit:
-        raise UserError(f"--max-length is {max_length}; this model takes 3 to {limit} tokens (max_position_embeddings)")
+def _check_room(cutting: Cutting, pairs: bool) -> None:
+    # Cut otherwise, a pair may lose a text, as in transformers; windows without a token of it would never end.
+    if cutting.max_length < (least := _least(pairs and cutting.reads_all)):
+        held = "[CLS], one token, [SEP]" + ", one token, [SEP]" * (least == _least(pairs=True))
+        raise UserError(f"max length is {cutting.max_length}; expected at least {least}: {held}")
+
+
+def check_max_length(max_length: int, config: BertConfig, *, pairs: bool = False) -> None:
+    """Raise `UserError` for more tokens than the model has positions, or too few for any text, or pair of texts."""
+    limit, of = config.max_position_embeddings, " of a pair" if pairs else ""
+    if not (least := _least(pairs)) <= max_length <= limit:
+        raise UserError(
+            f"--max-length is {max_length}; this model takes {least} to {limit} tokens{of} (max_position_embeddings)"
+        )

@@ -27,8 +27,8 @@ _MOST_FILES = 20
 
 # Options that say how the model came to be; all others may name a path or host.
 RECIPE = (
-    "task label_smoothing class_weights dev_fraction max_length long_texts stride epochs batch_size learning_rate "
-    "warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers metric patience dtype seed"
+    "task label_smoothing class_weights threshold dev_fraction max_length long_texts stride epochs batch_size "
+    "learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers metric patience dtype seed"
 ).split()
 
 _KINDS = {
@@ -86,6 +86,8 @@ def _body(record: Mapping[str, Any], model: Checkpoint, name: str) -> str:
     config, options = model.config, record["config"]
     kind, activation = _KINDS[config.problem_type or SINGLE_LABEL]
     base, best = _base(record), record.get("best", {})
+    if "threshold" in best.get("dev", {}):
+        activation += f"; those labels hold whose probability is at least {best['dev']['threshold']:g}"
     revision = record["source"].get("source_revision")
     start = f"[{code(base)}](https://huggingface.co/{base})" if base else code(Path(options["model"]).name)
     start += f" at {code(revision)}" if base and revision else ""

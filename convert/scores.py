@@ -21,8 +21,8 @@ METRICS = {
 
 
 def of_split(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The plain numbers among a split's figures."""
-    return {name: value for name, value in figures.items() if isinstance(value, float) and name != "examples"}
+    """The plain numbers that were measured of a split."""
+    return {name: value for name, value in figures.items() if isinstance(value, float) and name != "threshold"}
 
 
 def tables(best: Mapping[str, Mapping[str, Any]], labels: tuple[str, ...]) -> str:
@@ -31,12 +31,15 @@ def tables(best: Mapping[str, Mapping[str, Any]], labels: tuple[str, ...]) -> st
     rows = [("Examples", *(f"{figures['examples']:,}" for figures in best.values()))]
     for name in names:
         values = (of_split(figures).get(name) for figures in best.values())
-        shown = ("-" if value is None else f"{value:.4f}" for value in values)
-        rows.append((METRICS.get(name, (name, code(name)))[1], *shown))
+        rows.append((METRICS.get(name, (name, code(name)))[1], *map(_shown, values)))
     text = table(("metric", *map(code, best)), rows)
     if all(len(figures.get("f1", ())) == len(labels) for figures in best.values()):
         each = [
-            (code(label), *(f"{figures['f1'][i]:.4f}" for figures in best.values())) for i, label in enumerate(labels)
+            (code(label), *(_shown(figures["f1"][i]) for figures in best.values())) for i, label in enumerate(labels)
         ]
         text += "\n\n" + table(("F1 of", *map(code, best)), each)
     return text
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

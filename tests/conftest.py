@@ -15,7 +15,7 @@ SHAPE_CHECKED = [
         f"bert_jax.{name}"
         for name in ("activations", "attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")
     ),
-    *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict")),
+    *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict", "scores")),
     *(f"train.{name}" for name in ("batches", "evaluator", "gather", "metrics", "step")),
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")

@@ -12,10 +12,13 @@ from bert_jax import checkpoint
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.predict import TextClassifier
+from bert_jax.scores import threshold_of
 from tests.conftest import ROOT, write_random
 from tests.test_recipe import CONFIG
 from train import fine_tune
+from train.config import parse
 from train.evaluate import main as evaluate
+from train.evaluate import seen_before
 
 WORDS = ["good", "bad", "film", "not", "a", "the", "very"]
 
@@ -79,7 +82,7 @@ def test_predictions_of_each_task(trained):
     elif task == MULTI_LABEL:
         assert list(said) == ["text", "labels", "scores"]
         assert list(said["scores"].values()) == pytest.approx(1 / (1 + np.exp(-logits)))
-        assert said["labels"] == [name for name, score in said["scores"].items() if score >= 0.5]
+        assert said["labels"] == [name for name, score in said["scores"].items() if score >= 0.5]  # by default
     else:
         assert said == {"text": "good film", "score": pytest.approx(logits[0])}
 
@@ -104,6 +107,74 @@ def test_evaluating_gives_what_training_found(trained, tmp_path, capsys):
     assert "<h1>run on dev.jsonl</h1>" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(UserError, match="out: exists; choose another directory or pass --overwrite"):
         evaluate(["--model", str(run), "--data", str(held), "--out", str(tmp_path / "out")])
+
+
+def test_data_that_the_run_has_seen_is_said(trained, tmp_path, capsys):
+    _, run, data, _ = trained
+    copy = tmp_path / "renamed.jsonl"
+    copy.write_bytes(data.read_bytes())
+    said = "the model was trained on this very data: these figures say little of other texts"
+    for number, model in enumerate((run, run / "best")):
+        evaluate(["--model", str(model), "--data", str(copy), "--out", str(tmp_path / str(number))])
+        assert f"warning  {said}\n" in capsys.readouterr().out
+        record = json.loads((tmp_path / str(number) / "evaluation.json").read_text())
+        assert record["facts"]["warning"] == said
+        assert said in (tmp_path / str(number) / "report.html").read_text()
+    copy.write_text(data.read_text() + json.dumps(next(rows(trained[0]))) + "\n")
+    evaluate(["--model", str(run), "--data", str(copy), "--out", str(tmp_path / "other")])
+    assert "warning" not in capsys.readouterr().out
+    record = json.loads((run / "run.json").read_text())
+    assert seen_before(record["splits"]["train"], record) == said
+    assert seen_before("d", {"splits": {"train": "t", "dev": "d", "test": "e"}}).startswith("the best model was chosen")
+    assert not seen_before("e", {"splits": {"train": "t", "dev": "d", "test": "e"}})
+    assert not seen_before("e", {})
+
+
+@pytest.mark.parametrize("threshold", [0.12, "best"])
+def test_a_threshold_is_kept_with_the_model(threshold, encoder, tmp_path):
+    table = list(rows(MULTI_LABEL, 60))
+    options = {"model": str(encoder), "epochs": 2, "max_length": 32, "quiet": True, "out": str(tmp_path / "run")}
+    found = fine_tune({"train": table, "dev": table, "test": table[:20]}, threshold=threshold, **options)
+    kept = float(checkpoint.read(tmp_path / "run" / "best").metadata["threshold"])
+    assert {figures["threshold"] for figures in found.values()} == {kept}
+    assert kept == threshold or threshold == "best"
+    predictions = TextClassifier.load(tmp_path / "run" / "best")([row["text"] for row in table])
+    scores = np.array([list(one.scores.values()) for one in predictions])
+    held = np.array([[name in row["label"] for name in ("film", "good")] for row in table])
+    said = np.array([[name in one.labels for name in ("film", "good")] for one in predictions])
+    np.testing.assert_array_equal(said, scores >= kept)
+    assert found["dev"]["exact_match"] == pytest.approx((said == held).all(axis=1).mean())
+    if threshold == "best":
+        f1 = [
+            2 * (held & (scores >= t / 100)).sum(0) / (held + (scores >= t / 100).astype(int)).sum(0)
+            for t in range(1, 100)
+        ]
+        assert found["dev"]["macro_f1"] == pytest.approx(np.mean(f1, axis=1).max())
+    on = tmp_path / "test.jsonl"
+    on.write_text("".join(json.dumps(row) + "\n" for row in table[:20]))
+    evaluate(["--model", str(tmp_path / "run"), "--data", str(on), "--out", str(tmp_path / "out")])
+    metrics = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
+    assert metrics["f1"] == pytest.approx(found["test"]["f1"])
+    assert metrics["threshold"] == kept
+    # A model that is trained on from there has its own.
+    again = fine_tune(
+        {"train": table, "dev": table}, **{**options, "model": str(tmp_path / "run"), "out": str(tmp_path / "2")}
+    )
+    assert again["dev"]["threshold"] == 0.5
+
+
+def test_a_threshold_is_a_probability_of_several_labels(encoder, tmp_path):
+    for wrong in ("0", "1", "nan", "-0.5", "worst", ""):
+        with pytest.raises(UserError, match=f"--threshold is {wrong}.*; expected a number between 0 and 1, or best"):
+            parse(["--threshold", wrong])
+    assert parse(["--threshold", "0.25"]).threshold == 0.25
+    assert parse(["--threshold", "best"]).threshold == "best"
+    table = [(row["text"], row["label"]) for row in rows(SINGLE_LABEL)]
+    with pytest.raises(UserError, match="--threshold is for several labels a text, and the task is single-label"):
+        fine_tune(table, model=str(encoder), max_length=32, threshold=0.4, out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="the checkpoint's threshold is 'half'; expected a number between 0 and 1"):
+        threshold_of({"threshold": "half"})
 
 
 def test_a_directory_gives_its_test_split(trained, tmp_path):

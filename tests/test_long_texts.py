@@ -1,6 +1,7 @@
 """Texts longer than a model reads at once: what is kept of them, windows, and their logits pooled."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_jax import checkpoint, files
-from bert_jax.config import REGRESSION
+from bert_jax.config import ENCODER, REGRESSION
+from bert_jax.errors import UserError
 from bert_jax.logits import pooled
 from bert_jax.predict import TextClassifier
-from bert_jax.tokenizer import Cutting, Tokenizer
-from tests.conftest import PRIMES, VOCABULARY, random_checkpoint
+from bert_jax.tokenizer import LONG_TEXTS, Cutting, Tokenizer
+from tests.conftest import PRIMES, VOCABULARY, random_checkpoint, write_random
+from train.config import TrainConfig
+from train.prepare import prepare
 
 IDS = list(range(100, 120))
 
@@ -128,6 +132,84 @@ def test_a_classifier_reads_as_it_was_trained(windowed):
     assert windowed([long], max_length=67)[0].logits == pytest.approx(
         windowed([long], max_length=67, long_texts="head")[0].logits, abs=1e-5
     )
+
+
+def test_windows_stay_as_far_apart_as_in_training(windowed):
+    long = "good bad film not " * 10
+
+    def read(cutting):
+        return windowed.logits([tokens for _, tokens in windowed.tokenizer.examples([long], None, cutting)]).mean(0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (found,) = windowed([long], max_length=20)
+        assert found.logits == pytest.approx(read(Cutting(20, "windows", 5)), abs=1e-5)
+        assert found.logits != pytest.approx(read(Cutting(20, "windows")), abs=1e-5)
+        windowed([long], max_length=7)
+        windowed([long], max_length=6, long_texts="tail")
+    said = "windows began 5 tokens apart in training, and 6 tokens at once leave 4 to a window: they begin 2 apart"
+    with pytest.warns(UserWarning, match=said):
+        (found,) = windowed([long], max_length=6)
+    assert found.logits == pytest.approx(read(Cutting(6, "windows", 2)), abs=1e-5)
+
+
+SMALL = range(8)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("long_texts", LONG_TEXTS)
+def test_every_small_setting_reads_what_it_says_or_is_refused(long_texts, paired, tokenizer):
+    """Texts of each length with every small `max_length` and stride: whole examples, and of windows all tokens."""
+    texts = [" ".join(["the"] * a) for a in SMALL for _ in SMALL] if paired else [" ".join(["the"] * a) for a in SMALL]
+    pairs = [" ".join(["film"] * b) for _ in SMALL for b in SMALL] if paired else None
+    special = 3 if paired else 2
+    for max_length, stride in itertools.product(range(1, 12), (None, *range(1, 12))):
+        cutting = Cutting(max_length, long_texts, stride)
+        if max_length < (5 if paired and cutting.reads_all else 3):
+            with pytest.raises(UserError, match=f"max length is {max_length}; expected at least"):
+                list(tokenizer.examples(texts, pairs, cutting))
+            continue
+        found = [[] for _ in texts]
+        for number, tokens in tokenizer.examples(texts, pairs, cutting):
+            found[number].append(tokens)
+        for text, pair, examples in zip(texts, pairs or [""] * len(texts), found, strict=True):
+            sizes, whole = [len(tokens.input_ids) for tokens in examples], (len(text.split()), len(pair.split()))
+            assert max(sizes) <= max_length
+            assert min(sizes) >= min(sum(whole) + special, max_length)  # no room is wasted
+            read = [words(tokens) for tokens in examples]
+            if cutting.reads_all:
+                the, film = ([one.count(word) for one in read] for word in ("the", "film"))
+                (long, short), (most, least) = (the, film)[:: 1 if whole[0] > whole[1] else -1], sorted(whole)[::-1]
+                assert sum(long) >= most
+                assert len({*short}) == 1  # the shorter text is beside every window of the longer one
+                assert all(tokens.truncated == (short[0] < least) for tokens in examples)
+            else:
+                assert len(examples) == 1
+                assert examples[0].truncated == (sum(whole) + special > max_length)
+
+
+def test_windows_of_a_pair_too_small_for_it_are_refused(windowed):
+    for long_texts in LONG_TEXTS:
+        with pytest.raises(UserError, match=r"--max-length is 4; this model takes 5 to 67 tokens of a pair"):
+            windowed(["good"], ["film"], max_length=4, long_texts=long_texts)
+    with pytest.warns(UserWarning, match="leave 2 to a window"):
+        assert len(windowed(["good bad"] * 2, ["film not a"] * 2, max_length=5)) == 2
+
+
+def test_balanced_weights_count_what_is_trained_on(tmp_path):
+    """Windows: of 40 texts, 20 of each class, those of one class are read in many."""
+    model = write_random(PRIMES.replace(architecture=ENCODER, labels=()), tmp_path)
+    rows = [(f"{'good ' * 30}{i}" if i % 2 else f"bad {i}", i % 2) for i in range(40)]
+    options = {"model": str(model), "max_length": 12, "class_weights": "balanced"}
+    whole = prepare(TrainConfig(**options), {"train": rows, "dev": rows})
+    assert whole.class_weights.tolist() == [1, 1]
+    windows = prepare(TrainConfig(**options, long_texts="windows", stride=4), {"train": rows, "dev": rows})
+    counts = np.bincount(windows.data.targets[:-1])
+    assert counts[1] > 5 * counts[0]
+    assert windows.class_weights == pytest.approx(counts.sum() / (2 * counts))
+    several = [(text, ["long", "any"] if label else ["any"]) for text, label in rows]
+    windows = prepare(TrainConfig(**options, long_texts="windows", stride=4), {"train": several, "dev": several})
+    assert windows.class_weights == pytest.approx([0, counts[0] / counts[1]])
 
 
 def test_a_checkpoint_that_says_nothing_reads_all_the_model_takes(primes_directory):

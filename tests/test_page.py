@@ -130,6 +130,18 @@ def test_a_log_without_rates_or_steps_and_no_errors():
     assert "<h2>Training</h2>" not in page.render(plain._replace(log=[]), {"test": right}, sure)
 
 
+def test_an_absent_class_is_named_and_has_no_figure():
+    one = measured(SINGLE_LABEL)
+    few = np.flatnonzero(one.targets < 2)
+    logits, targets = one.logits[few] - [0, 0, 99], one.targets[few]
+    less = Measured(one.split, logits, targets, measure(SINGLE_LABEL, logits, targets))
+    text = page.render(subject(SINGLE_LABEL), {"dev": less}, {"dev": intervals(SINGLE_LABEL, logits, targets)})
+    said = "".join(Outline(text).text)
+    assert "On dev: no text is, or is taken for, " in said
+    assert 'class="n">-</td>' in text
+    assert "no text is" not in "".join(Outline(rendered(SINGLE_LABEL)[0]).text)
+
+
 def test_the_command_of_a_run_is_its_options():
     words = "--data a --labels no,yes --epochs 3 --remat --text-column 'the text'"
     config = parse(["--data", "a", "--labels", "no,yes", "--epochs", "3", "--remat", "--text-column", "the text"])

@@ -69,7 +69,7 @@ def test_options_of_train_are_these():
         model revision new_classifier new_pooler
         data data_name data_revision text_column pair_column label_column labels label_separator dev_fraction
         split_seed skip_bad inspect
-        task class_weights label_smoothing metric patience
+        task class_weights threshold label_smoothing metric patience
         max_length long_texts stride
         epochs batch_size learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers
         dtype precision seed

@@ -60,23 +60,34 @@ class TokenSet(NamedTuple):
         numbers = np.asarray(targets, np.float32 if np.ndim(targets) > 1 else np.int32)
         numbers = numbers[np.asarray(owners)] if len(owners) else numbers
         numbers = np.concatenate([numbers, np.zeros_like(numbers[:1])])
-        return cls(ids, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, second, numbers)
+        return cls(ids, starts_of(lengths), lengths, second, numbers)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self)
 
+    @property
+    def indexable(self) -> bool:
+        """Whether a compiled step, which counts in 32 bits, can find every token."""
+        return self.starts.dtype == np.int32
+
     def only(self, examples: Int[np.ndarray, " N"], tokens: int) -> "TokenSet":
         """Just these examples, in this order, in arrays for N of them and `tokens` tokens."""
         lengths = np.append(self.lengths[examples], np.int32(0))
-        starts = np.cumsum(lengths, dtype=np.int32) - lengths
+        starts = starts_of(lengths)
         here = np.arange(starts[-1], dtype=np.int64)
         here += np.repeat(self.starts[examples].astype(np.int64) - starts[:-1], lengths[:-1])
         ids = np.zeros(tokens, self.ids.dtype)
         ids[: len(here)] = self.ids[here]
         both = np.append(examples, len(self.lengths) - 1)
         return TokenSet(ids, starts, lengths, self.second[both], self.targets[both])
+
+
+def starts_of(lengths: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
+    """Where examples of these lengths begin when they lie end to end: in 32 bits, or in 64 from 2^31 tokens on."""
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    return starts.astype(np.int32) if lengths.sum(dtype=np.int64) < 2**31 else starts
 
 
 class Plan(NamedTuple):

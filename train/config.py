@@ -17,6 +17,9 @@ from .metrics import ALL_METRICS, TASKS
 from .options import argument, flag, taken
 from .options import option as _option
 
+BEST = "best"
+"""The threshold to be found on dev."""
+
 DEMO = Path(__file__).parent / "demo"
 """The bundled reviews."""
 
@@ -29,6 +32,13 @@ RECIPE, RUN, DEVICES, HOSTS = "recipe", "run", "devices and memory", "several ho
 
 _free = functools.partial(_option, may_change=True)
 """An option that may change when a run goes on: it changes no result, says how long, or is compared by contents."""
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,14 @@ class TrainConfig:
     )
     class_weights: str | None = _option(
         TASK, None, "weights of classes in the loss: balanced, or one for each", metavar="balanced|X,Y"
+    )
+    threshold: float | str | None = _option(
+        TASK,
+        None,
+        "of several labels, the probability from which one holds, kept with the model; best: of the best F1 on dev "
+        "(default: 0.5)",
+        kind=_number_or_word,
+        metavar="X|best",
     )
     label_smoothing: float = _option(TASK, 0.0, "share of each target spread over all classes", kind=float, metavar="X")
     metric: str | None = _option(
@@ -153,6 +171,9 @@ class TrainConfig:
         for name, least in (("patience", 1), ("stride", 1), ("freeze_layers", 0)):
             value = getattr(self, name)
             self._require(name, value is None or value >= least, f"at least {least}")
+        value = self.threshold
+        share = not isinstance(value, str | bool | None) and 0 < value < 1
+        self._require("threshold", value in (None, BEST) or share, f"a number between 0 and 1, or {BEST}")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "a share above 0, at most 1")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "a share in [0, 1)")
         self._require("label_separator", bool(self.label_separator), "at least one character")

@@ -140,7 +140,7 @@ def read_split(
                 raise record
             if columns is None or not all(name in record for name in columns.all()):
                 columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *asked)
-            text, pair = (text_of(record, name) if name else None for name in columns[:2])
+            text, pair = (text_of(record, name) if name else None for name in (columns.text, columns.pair))
             label = finding.label_of(task or SINGLE_LABEL, record, columns.labels, config.label_separator)
             part = finding.split_of(record, columns)
         except (ValueError, UserError) as problem:

@@ -3,7 +3,9 @@
 import datetime
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +52,14 @@ def main(argv: list[str] | None = None) -> None:
     where.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
     args = parser.parse_args(argv)
 
-    from convert import conversion
+    from convert import conversion, runs
 
     from .data import read
     from .labels import targets_of
 
     out = args.out or Path("runs") / f"evaluation-{Path(args.data).resolve().name.split('.')[0]}"
     check_new_directory(out, overwrite=args.overwrite)
+    run_of_it = runs.find(args.model)
     source = conversion.read(args.model, args.revision)
     start = source.checkpoint
     if start.config.architecture != CLASSIFIER:
@@ -78,16 +81,16 @@ def main(argv: list[str] | None = None) -> None:
     from . import page
     from .metrics import measure
     from .report import figures_table
-    from .statistics import calibration, intervals
+    from .statistics import absent, calibration
 
     use_cache()
     classifier = TextClassifier(start, source.tokenizer, args.dtype, args.precision)
-    pairs = [row.pair or "" for row in split.rows] if split.rows[0].pair is not None else None
+    pairs = [row.pair or "" for row in split.rows] if any(row.pair is not None for row in split.rows) else None
     predictions = classifier(
         [row.text for row in split.rows], pairs, max_length=args.max_length, long_texts=args.long_texts
     )
     logits = np.array([prediction.logits for prediction in predictions], np.float32)
-    metrics = measure(task, logits, targets["train"])
+    metrics = measure(task, logits, targets["train"], threshold=classifier.threshold)
     cut = sum(prediction.truncated for prediction in predictions)
     measured = page.Measured(split, logits, targets["train"], metrics)
     facts = {
@@ -95,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
         "data": f"{len(split.rows):,} texts from {split.path}" + (f", {cut:,} cut" if cut else ""),
         "task": f"{task.replace('_', ' ')}: {', '.join(start.config.labels[:30])}",
     }
+    warning = seen_before(split.sha256, run_of_it.record if run_of_it else {})
+    facts |= {"warning": warning} if warning else {}
     subject = page.Subject(
         title=f"{Path(args.model).name} on {Path(str(split.path)).name}",
         subtitle=f"Evaluated {datetime.date.today():%-d %B %Y}",
@@ -104,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         command=shlex.join(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
         hashes={**start.sha256, str(split.path): split.sha256},
     )
-    sure = {name: intervals(task, logits, targets["train"])}
+    sure = {name: measured.intervals(task)}
     text = page.render(subject, {name: measured}, sure)
     console = Console(highlight=False, markup=False)
     with new_directory(out, overwrite=args.overwrite) as scratch:
@@ -113,11 +118,22 @@ def main(argv: list[str] | None = None) -> None:
             scratch / "evaluation.json", {"facts": facts, "split": name, "metrics": metrics, "intervals": sure[name]}
         )
     console.print(figures_table(task, {name: metrics}, sure))
+    for said in (absent(task, targets["train"], metrics, start.config.labels), warning):
+        if said:
+            console.print(f"warning  {said}", soft_wrap=True)
     if (bins := calibration(task, logits, targets["train"])) is not None:
         console.print(f"calibration        expected error {bins.error:.4f}")
     for line in page.mistakes(subject, measured, 5):
         console.print(printable(line), soft_wrap=True)
     console.print(f"wrote {out}", soft_wrap=True)
+
+
+def seen_before(sha256: str, record: Mapping[str, Any]) -> str:
+    """What to say of data of this hash, where the run of `record` (run.json) has seen it; empty where it has not."""
+    there = [name for name, before in record.get("splits", {}).items() if before == sha256]
+    if "train" in there:
+        return "the model was trained on this very data: these figures say little of other texts"
+    return "the best model was chosen on this very data: these figures flatter it" if "dev" in there else ""
 
 
 if __name__ == "__main__":

@@ -139,10 +139,10 @@ def _check_indices(train: Split, names: Sequence[str], labels: set[int]) -> None
 
 
 def class_weights(said: str | None, task: str, targets: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
-    """The weight of each class in the loss, from `--class-weights` and the training targets (C, float32).
+    """The weight of each class in the loss, from `--class-weights` and the targets of what is trained on (C, float32).
 
     `balanced` is N / (C * examples of the class), as scikit-learn has it; of several labels, which weigh where they
-    hold, it is how many texts are without the label for each that has it.
+    hold, it is how many examples are without the label for each that has it. Each window is an example.
     """
     if said is None:
         return None

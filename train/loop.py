@@ -19,6 +19,7 @@ from rich.console import Console
 
 from bert_jax.attention import fused_here, kernel_for, takes
 from bert_jax.command import printable
+from bert_jax.config import MULTI_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.heads import SequenceClassifier, example_losses
@@ -26,20 +27,22 @@ from bert_jax.kernel_check import agrees
 from bert_jax.optimizer import fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
+from bert_jax.scores import HALF
 
 from . import hosts, memory, outcome, page
 from .batches import Batches, TokenSet
 from .checkpoints import Checkpoints, filled, named
-from .config import TrainConfig
+from .config import BEST, TrainConfig
 from .evaluator import Evaluator
 from .finite import NotFinite, explain, log_steps
-from .metrics import SMALLER_IS_BETTER, Metrics, better, measure
+from .metrics import SMALLER_IS_BETTER, Metrics, best_threshold, better, measure
 from .page import Measured
 from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
 from .prepare import Prepared
 from .record import describe, record, save_best, saved_best
 from .report import CompileClock, Speed, closing_table, in_words, ticker
 from .run_directory import MetricsLog, RunDirectory, writing
+from .statistics import absent
 from .step import State, StepMetrics
 from .stopping import Interrupts, Stopped, leave
 from .watchdog import Watchdog
@@ -197,7 +200,7 @@ class _Run:
         with self.signals.aside(leave):
             self.state = self._begin(earlier)
             key = self.trainer.key(config.seed)
-            resident = self.trainer.place(data) if hosts.everyone(memory.fits(data.nbytes)) else None
+            resident = self.trainer.place(data) if hosts.everyone(memory.fits(data)) else None
         here = self.progress
         path = self.out / "metrics.jsonl" if hosts.is_first() else None
         with (
@@ -216,7 +219,8 @@ class _Run:
         tensors = hosts.from_first(saved_best(self.out / "best", self.network))  # as saved, not as remembered
         kept = self.layout.put(nnx.split(build_classifier(self.network, tensors, **self.settings))[1])
         with self.signals.aside(leave):
-            return {name: self._measure(kept, name) for name in self.prepared.evaluated}
+            threshold = (here.dev or {}).get("threshold", HALF)  # of the best model, as saved
+            return {name: self._measure(kept, name, threshold) for name in self.prepared.evaluated}
 
     def finish(self, record: dict[str, Any], measured: dict[str, Measured]) -> None:
         """Write the report, complete run.json and print the closing table."""
@@ -234,11 +238,16 @@ class _Run:
             "model": str(self.out / "best"),
             "report": str(self.out / page.NAME),
         }
+        if self.prepared.task == MULTI_LABEL:
+            facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
         with writing(self.out / page.NAME), self.watchdog.long():
             hosts.on_first(lambda: outcome.write(self.out, self.config, self.prepared, record, facts, measured))
         with writing(self.out / "run.json"):  # which says that the run is finished
             hosts.on_first(lambda: write_json(self.out / "run.json", record))
         closing_table(self.console, self.prepared.task, self.network.labels, results, facts)
+        for name, one in measured.items():
+            if said := absent(self.prepared.task, one.targets, one.metrics, self.network.labels):
+                self.console.print(f"on {name}: {said}", soft_wrap=True)
 
     def _look(self) -> None:
         """Between batches of an evaluation: stop here, if that is asked; of several processes, all stop later."""
@@ -248,11 +257,14 @@ class _Run:
         """The logits of one example by the parameters there are now."""
         return self.evaluate.logits(self.trainer.parameters(self.state), [example])
 
-    def _measure(self, params: nnx.State, name: str) -> Measured:
-        """What these parameters answer on a split."""
+    def _measure(self, params: nnx.State, name: str, threshold: float | None) -> Measured:
+        """What these parameters answer on a split, labels predicted from `threshold` on; None: the best one there."""
+        task, metric = self.prepared.task, self.prepared.metric
         examples, targets, owners, split = self.prepared.evaluated[name]
         logits = self.evaluate.logits(params, examples, owners, self._look)
-        return Measured(split, logits, targets, measure(self.prepared.task, logits, targets))
+        if threshold is None:
+            threshold = best_threshold(logits, targets, metric)
+        return Measured(split, logits, targets, measure(task, logits, targets, threshold=threshold))
 
     def _begin(self, earlier: Mapping[str, Any] | None) -> State:
         """The state to go on from, and `progress` to match."""
@@ -401,14 +413,15 @@ class _Run:
         here, config = self.progress, self.config
         params = self.trainer.parameters(self.state)
         with self.watchdog.evaluation(), self.signals.aside(self._rescue):
-            dev = self._measure(params, "dev").metrics
+            threshold = None if config.threshold == BEST else float(config.threshold or HALF)
+            dev = self._measure(params, "dev", threshold).metrics
         metric = self.prepared.metric
         score = dev[metric]
         is_better = better(metric, score, here.best)
         here.waited = 0 if is_better else here.waited + 1
         if is_better:
             with self.watchdog.long():
-                hosts.on_first(lambda: save_best(self.out / "best", self.prepared.checkpoint, params))
+                hosts.on_first(lambda: save_best(self.out / "best", self.prepared.checkpoint, params, dev))
             here.best, here.dev = score, dev
         epoch = here.step // self.batches.steps_per_epoch
         self.log.write(step=here.step, epoch=epoch, split="dev", **dev)

@@ -57,10 +57,11 @@ def limit() -> int:
     return min(bounds) + own
 
 
-def fits(size: int) -> bool:
-    """Whether a token set of so many bytes may stay on the device: up to an eighth of its memory."""
+def fits(data: TokenSet) -> bool:
+    """Whether a token set may stay on the device: up to an eighth of its memory, and 2^31 tokens."""
     device = jax.local_devices()[0]
-    return size <= (device.memory_stats() or {}).get("bytes_limit", physical_memory()) // 8
+    there = (device.memory_stats() or {}).get("bytes_limit", physical_memory())
+    return data.indexable and data.nbytes <= there // 8
 
 
 def is_lack(error: BaseException) -> bool:
@@ -119,7 +120,7 @@ def needs(trainer: Trainer, batches: Batches, graphdef: nnx.GraphDef | None = No
     state = jax.tree.map(laid, jax.eval_shape(same.first_state, same.params), same.shardings)
     plan, _ = batches.plan(0)
     data = batches.data
-    if not fits(data.nbytes):
+    if not fits(data):
         sets, plan = batches.streamed(plan, [0])
         data = TokenSet(*(array[0] for array in sets))
     placed = jax.tree.map(

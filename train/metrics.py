@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.scores import HALF, scores_of
 
 TASKS = {"single-label": SINGLE_LABEL, "multi-label": MULTI_LABEL, "regression": REGRESSION}
 """What `--task` says, and `problem_type` in a config."""
@@ -26,20 +27,38 @@ SMALLER_IS_BETTER = frozenset({"loss", "mse"})
 
 Metrics = dict[str, Any]
 """`examples`, the task's figures, and where there are classes `f1` of each, in order of label id, and for single
-labels `confusion`: confusion[i][j] counts examples of class i predicted as j. JSON as it stands."""
+labels `confusion`: confusion[i][j] counts examples of class i predicted as j. JSON as it stands; of single labels
+the F1 of a class that is neither in the targets nor predicted is None. Of several labels there is the `threshold`."""
 
 
-def measure(task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."]) -> Metrics:
+def measure(
+    task: str,
+    logits: Float[np.ndarray, "N C"],
+    targets: Shaped[np.ndarray, "N ..."],
+    *,
+    threshold: float = HALF,
+    undefined: float = 0.0,
+) -> Metrics:
     """The metrics of a task (a `problem_type`): loss as trained on but without weights or smoothing.
 
-    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers.
+    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers. Each of
+    several labels is predicted from the probability `threshold` on. `undefined` stands for what these examples do not
+    define: a correlation where one side is constant, F1 of a label that is neither held nor predicted, average
+    precision of one that is not held. 0 is as in scikit-learn; nan is left out of means.
     """
-    found = _MEASURES[task](logits.astype(np.float64), targets)
+    numbers = logits.astype(np.float64)
+    if task == MULTI_LABEL:
+        found = multi_label(numbers, targets, threshold, undefined)
+    else:
+        found = (single_label if task == SINGLE_LABEL else regression)(numbers, targets, undefined)
     return {"examples": len(targets), **found}
 
 
-def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"]) -> Metrics:
-    """Loss in nats, accuracy, mean F1 over classes (0 for one never seen or predicted), Matthews' correlation."""
+def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"], undefined: float) -> Metrics:
+    """Loss in nats, accuracy, mean F1, Matthews' correlation.
+
+    The mean is over the classes that are in the targets or predicted, as scikit-learn's macro average.
+    """
     classes = logits.shape[1]
     peak = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
@@ -47,57 +66,72 @@ def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (targets, logits.argmax(axis=1)), 1)
     right, true, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    f1 = _f1(right, true, said)
+    f1 = _f1(right, true, said, np.nan)
     n = len(targets)
     # Gorodkin's R_K; of two classes it is Matthews' correlation.
     spread = np.sqrt(float(n**2 - (true**2).sum()) * float(n**2 - (said**2).sum()))
-    mcc = float(right.sum() * n - (true * said).sum()) / spread if spread else 0.0
+    mcc = float(right.sum() * n - (true * said).sum()) / spread if spread else undefined
     return {
         "loss": float(loss),
         "accuracy": float(right.sum() / n),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": _mean(f1),
         "mcc": mcc,
-        "f1": f1.tolist(),
+        "f1": [None if np.isnan(value) else value for value in f1.tolist()],
         "confusion": confusion.tolist(),
     }
 
 
-def multi_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"]) -> Metrics:
-    """Mean binary loss in nats; F1 of each label at probability 0.5 and its means; mean average precision.
+def multi_label(
+    logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], threshold: float, undefined: float
+) -> Metrics:
+    """Mean binary loss in nats; F1 of each label at the threshold and its means; mean average precision.
 
     Average precision is the mean, over a label's examples, of the precision among all examples that score at
-    least as high (scikit-learn's definition); labels that no example has are left out of its mean.
+    least as high. A label that no example has counts in both means, as 0: all this is scikit-learn's definition.
     """
     held = targets > 0.5
     loss = np.mean(np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits))))
-    said = logits > 0
+    said = scores_of(logits, MULTI_LABEL) >= threshold
     right, true, claimed = (held & said).sum(0), held.sum(0), said.sum(0)
-    f1 = _f1(right, true, claimed)
-    micro = _f1(*(np.array([counts.sum()]) for counts in (right, true, claimed)))
-    precisions = [_average_precision(logits[:, c], held[:, c]) for c in range(logits.shape[1]) if held[:, c].any()]
+    f1 = _f1(right, true, claimed, undefined)
+    micro = _micro(right, true, claimed, undefined)
+    precisions = np.full(len(true), undefined, np.float64)
+    for label in np.flatnonzero(true):
+        precisions[label] = _average_precision(logits[:, label], held[:, label])
     return {
         "loss": float(loss),
-        "macro_f1": float(f1.mean()),
-        "micro_f1": float(micro[0]),
-        "map": float(np.mean(precisions)) if precisions else 0.0,
+        "macro_f1": _mean(f1),
+        "micro_f1": micro,
+        "map": _mean(precisions),
         "exact_match": float((held == said).all(axis=1).mean()),
+        "threshold": threshold,
         "f1": f1.tolist(),
     }
 
 
-def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"]) -> Metrics:
-    """Mean squared error, and correlations of Pearson and, by ranks, Spearman (0 where either side is constant)."""
+def best_threshold(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], metric: str) -> float:
+    """The threshold of the best macro F1, or micro F1 if that is the `metric`: of 0.01 to 0.99, the nearest to 0.5."""
+    held, scores = targets > 0.5, scores_of(logits.astype(np.float64), MULTI_LABEL)
+
+    def quality(threshold: float) -> float:
+        said = scores >= threshold
+        right, true, claimed = (held & said).sum(0), held.sum(0), said.sum(0)
+        return _micro(right, true, claimed, 0.0) if metric == "micro_f1" else _mean(_f1(right, true, claimed, 0.0))
+
+    found = {hundredths / 100: quality(hundredths / 100) for hundredths in range(1, 100)}
+    return max(found, key=lambda threshold: (found[threshold], -abs(threshold - HALF)))
+
+
+def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float) -> Metrics:
+    """Mean squared error, and correlations of Pearson and, by ranks, Spearman."""
     said, true = logits.ravel(), targets.ravel().astype(np.float64)
     mse = float(np.mean((said - true) ** 2))
     return {
         "loss": mse,
         "mse": mse,
-        "pearson": _correlation(said, true),
-        "spearman": _correlation(_ranks(said), _ranks(true)),
+        "pearson": _correlation(said, true, undefined),
+        "spearman": _correlation(_ranks(said), _ranks(true), undefined),
     }
-
-
-_MEASURES = {SINGLE_LABEL: single_label, MULTI_LABEL: multi_label, REGRESSION: regression}
 
 
 def better(name: str, new: float, old: float | None) -> bool:
@@ -105,9 +139,20 @@ def better(name: str, new: float, old: float | None) -> bool:
     return old is None or (new < old if name in SMALLER_IS_BETTER else new > old)
 
 
-def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray) -> np.ndarray:
+def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray, undefined: float) -> np.ndarray:
     total = true + said
-    return np.divide(2 * right, total, out=np.zeros(len(total)), where=total > 0)
+    return np.divide(2 * right, total, out=np.full(len(total), undefined, np.float64), where=total > 0)
+
+
+def _micro(right: np.ndarray, true: np.ndarray, said: np.ndarray, undefined: float) -> float:
+    total = int(true.sum() + said.sum())
+    return float(2 * right.sum() / total) if total else undefined
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is defined; nan if nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _average_precision(scores: np.ndarray, held: np.ndarray) -> float:
@@ -125,7 +170,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts + 1) / 2)[group]
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _correlation(a: np.ndarray, b: np.ndarray, undefined: float) -> float:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return undefined
     a, b = a - a.mean(), b - b.mean()
     size = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / size) if size > 0 else 0.0
+    return float((a * b).sum() / size) if size > 0 else undefined

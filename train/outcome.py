@@ -12,7 +12,6 @@ from . import page
 from .config import TrainConfig
 from .page import Measured, Subject
 from .prepare import Prepared
-from .statistics import intervals
 
 _SHOWN = "max_length long_texts epochs batch_size learning_rate warmup weight_decay clip_norm dtype seed metric".split()
 """Options worth telling even at their defaults."""
@@ -41,7 +40,7 @@ def write(
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
     given = page.changed(config)
-    sure = {name: intervals(prepared.task, one.logits, one.targets) for name, one in measured.items()}
+    sure = {name: one.intervals(prepared.task) for name, one in measured.items()}
     options = {name: str(value) for name, value in record["config"].items() if name in (*_SHOWN, *given)}
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     subject = Subject(
@@ -53,7 +52,7 @@ def write(
         command=page.command_of(config),
         log=log,
         metric=prepared.metric,
-        speed={name: value for name, value in facts.items() if name not in ("model", "report")},
+        speed={name: value for name, value in facts.items() if name not in ("model", "report", "threshold")},
         options=options,
         hashes={**{n: v for n, v in record["source"].items() if len(str(v)) == 64}, **record["data"]},
     )

@@ -11,15 +11,15 @@ import numpy as np
 
 from bert_jax import __version__
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bert_jax.heads import scores_of
+from bert_jax.scores import HALF, scores_of
 
 from . import plots
 from .config import IN_MEMORY, TrainConfig
 from .data import Split
 from .metrics import METRICS, Metrics
 from .options import flag
-from .report import word
-from .statistics import calibration, worst
+from .report import shown, word
+from .statistics import absent, calibration, intervals, worst
 
 NAME = "report.html"
 
@@ -34,6 +34,15 @@ class Measured(NamedTuple):
     logits: np.ndarray
     targets: np.ndarray
     metrics: Metrics
+
+    @property
+    def threshold(self) -> float:
+        """What the labels of the metrics hold from; of other tasks, nothing depends on it."""
+        return self.metrics.get("threshold", HALF)
+
+    def intervals(self, task: str) -> dict[str, tuple[float, float]]:
+        """How sure the metrics are: `statistics.intervals`."""
+        return intervals(task, self.logits, self.targets, threshold=self.threshold)
 
 
 class Subject(NamedTuple):
@@ -79,7 +88,7 @@ Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
 def mistakes(subject: Subject, one: Measured, count: int) -> list[str]:
     """The worst of them, a line each."""
-    found = [_error(subject, one, i) for i in worst(subject.task, one.logits, one.targets, count)]
+    found = [_error(subject, one, i) for i in worst(subject.task, one.logits, one.targets, count, one.threshold)]
     return [
         f"{error['place']}: {error['true']}, predicted {error['said']} ({error['score']}): "
         f"{textwrap.shorten(error['text'], 100, placeholder='…')}"
@@ -123,7 +132,9 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         figures=[word(name) for name in names],
         splits=splits,
         chosen=subject.metric is not None,
-        f1=[(name, f"{value:.4f}") for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
+        f1=[(name, shown(value)) for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
+        threshold=closest.metrics.get("threshold"),
+        absent={name: said for name, one in measured.items() if (said := _absent(subject, one))},
         last=last,
         curves=plots.drawn(plots.curves, subject.log, metric, word(metric)),
         plots=plots.drawn(_plots, subject, closest, found),
@@ -131,13 +142,20 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         and f"Expected calibration error {found.error:.4f}: how far stated probabilities are from "
         "how often they came true, on average.",
         regression=task == REGRESSION,
-        errors=[_error(subject, closest, i) for i in worst(task, closest.logits, closest.targets)],
+        errors=[
+            _error(subject, closest, i)
+            for i in worst(task, closest.logits, closest.targets, threshold=closest.threshold)
+        ],
         speed=subject.speed,
         command=subject.command,
         options=subject.options,
         hashes=subject.hashes,
         version=__version__,
     )
+
+
+def _absent(subject: Subject, one: Measured) -> str:
+    return absent(subject.task, one.targets, one.metrics, subject.labels)
 
 
 def _interval(bounds: tuple[float, float], digits: int = 4) -> str:
@@ -180,7 +198,8 @@ def _error(subject: Subject, one: Measured, index: int) -> dict[str, str]:
         right, said, score = (f"{value:.3g}" for value in values)
     elif subject.task == MULTI_LABEL:
         held = one.targets[index] > 0.5
-        right, said = (", ".join(np.array(labels, object)[which]) or "none" for which in (held, scores >= 0.5))
+        claimed = scores >= one.threshold
+        right, said = (", ".join(np.array(labels, object)[which]) or "none" for which in (held, claimed))
         score = f"{np.abs(held - scores).max():.3f}"
     else:
         right, said = labels[int(one.targets[index])], labels[int(scores.argmax())]

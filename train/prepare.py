@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier, without_classifier
 from bert_jax.command import printable
-from bert_jax.config import CLASSIFIER, REGRESSION
+from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
 from bert_jax.tokenizer import Cutting, Tokenizer, check_max_length
@@ -83,7 +83,8 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     cutting = Cutting(config.max_length, config.long_texts, config.stride)
     start, new = with_classifier(start, names, config.seed, found.task)
-    start = replace(start, metadata={**start.metadata, **cutting.said})
+    before = {name: value for name, value in start.metadata.items() if name not in (*Cutting._fields, "threshold")}
+    start = replace(start, metadata={**before, **cutting.said})
     texts = {name: _Texts(source.tokenizer, split, cutting) for name, split in found.splits.items()}
     data = TokenSet.of(texts["train"], targets["train"], texts["train"].owners)
     evaluated = {
@@ -109,7 +110,7 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         notes,
         found.task,
         config.metric or METRICS[found.task][0],
-        class_weights(config.class_weights, found.task, targets["train"], names),
+        class_weights(config.class_weights, found.task, data.targets[:-1], names),  # of what is trained on: windows
     )
 
 
@@ -159,15 +160,16 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
         raise UserError(
             f"--metric is {config.metric}; the task is {TASK_NAMES[task]}: expected one of {', '.join(METRICS[task])}"
         )
+    if config.threshold is not None and task != MULTI_LABEL:
+        raise UserError(f"--threshold is for several labels a text, and the task is {TASK_NAMES[task]}; leave it out")
     if config.label_smoothing and task == REGRESSION:
         raise UserError("--label-smoothing is for classes, and this is a regression; leave it out")
     if config.freeze_layers > network.num_hidden_layers:
         raise UserError(f"--freeze-layers is {config.freeze_layers}; the model has {network.num_hidden_layers} layers")
-    room = config.max_length - 2
-    if config.stride is not None and config.stride > room:
-        raise UserError(f"--stride is {config.stride}; expected at most {room}, the tokens of a window")
-    paired = any(row.pair is not None for row in found.splits["train"].rows[:1])
+    paired = any(row.pair is not None for split in found.splits.values() for row in split.rows)
     if paired and network.type_vocab_size < 2:
         raise UserError(f"{config.model}: takes no pairs: its type_vocab_size is {network.type_vocab_size}")
-    if paired and config.max_length < 5:
-        raise UserError(f"--max-length is {config.max_length}; expected at least 5 for pairs")
+    check_max_length(config.max_length, network, pairs=paired)
+    room = Cutting(config.max_length).room(paired)
+    if config.stride is not None and config.stride > room:
+        raise UserError(f"--stride is {config.stride}; expected at most {room}, the tokens of a window")

@@ -98,8 +98,9 @@ def _repeats(data: Data, targets: Mapping[str, np.ndarray]) -> Iterator[str]:
 
     counts: Counter[tuple[str, str]] = Counter()
     contradictory = []
-    for first, size in zip(begin[sizes > 1], sizes[sizes > 1], strict=True):
-        group = order[first : first + size]
+    several = np.flatnonzero(sizes > 1)
+    for which in several[np.argsort(order[begin[several]])]:  # as they stand in the data
+        group = order[begin[which] :][: sizes[which]]
         one, i = owner(group[0])
         for member in group[1:]:
             other, j = owner(member)
@@ -150,8 +151,8 @@ def _alike(names: Sequence[str]) -> list[str]:
 
 
 def _key(row: Row) -> int:
-    """Eight bytes for a text, or pair."""
-    return int.from_bytes(hashlib.blake2b(f"{row.text}\0{row.pair}".encode(), digest_size=8).digest())
+    """Eight bytes for a text, or pair; a missing second text is read as an empty one."""
+    return int.from_bytes(hashlib.blake2b(repr((row.text, row.pair or "")).encode(), digest_size=8).digest())
 
 
 def _both(data: Data, one: str, i: int, other: str, j: int) -> str:

@@ -19,6 +19,7 @@ from bert_jax.tokenizer import Cutting
 from . import hosts
 from .batches import Batches
 from .config import TrainConfig
+from .metrics import Metrics
 from .opening import identity
 from .parallel import Layout
 from .prepare import Prepared
@@ -46,11 +47,12 @@ def describe(batches: Batches, layout: Layout) -> str:
     return text
 
 
-def save_best(directory: Path, start: Checkpoint, params: nnx.State) -> None:
-    """Write the parameters as a native checkpoint in place of an earlier one."""
+def save_best(directory: Path, start: Checkpoint, params: nnx.State, dev: Metrics) -> None:
+    """Write the parameters, with the threshold of their metrics on dev, as a native checkpoint in place of the last."""
     tensors = {name: np.asarray(array) for name, array in named_arrays(params).items()}
+    said = {name: str(dev[name]) for name in ("threshold",) if name in dev}
     with writing(directory), new_directory(directory, overwrite=True) as scratch:
-        checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, start.metadata))
+        checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, {**start.metadata, **said}))
 
 
 def saved_best(directory: Path, network: BertConfig) -> dict[str, np.ndarray]:
@@ -80,6 +82,10 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
         },
         "source": {name: value for name, value in metadata.items() if name not in Cutting._fields} | {**hashes},
         "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
+        "splits": {
+            "train": prepared.train.sha256,
+            **{name: one.split.sha256 for name, one in prepared.evaluated.items()},
+        },
         "examples": prepared.counts,
         "steps": steps,
         "row_length": shapes.row_length,

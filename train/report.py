@@ -164,6 +164,11 @@ def word(name: str) -> str:
     return WORDS.get(name, name.replace("_", " "))
 
 
+def shown(value: float | None) -> str:
+    """A figure as it is printed; - where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def in_words(task: str, metrics: Metrics) -> str:
     """The figures of a task in a line: "accuracy 0.9000  macro F1 0.8999  ..."."""
     return "  ".join(f"{word(name)} {metrics[name]:.4f}" for name in METRICS[task])
@@ -207,7 +212,7 @@ def closing_table(
         table.add_column("label")
         table.add_column("F1", justify="right")
         for name, value in zip(names, f1, strict=True):
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(name, shown(value))
         console.print(table)
     for name, value in facts.items():
         console.print(f"{name:<18} {value}", soft_wrap=True)

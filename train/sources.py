@@ -196,6 +196,8 @@ def _records_of(table: Any, name: str) -> Iterable[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) and not (isinstance(row, tuple | list) and len(row) in names):
             raise UserError(f"{name}: row {number}: expected (text, label), (text, pair, label) or a dictionary")
+    if len({len(row) for row in rows if not isinstance(row, Mapping)}) > 1:
+        raise UserError(f"{name}: some rows are (text, label) and some (text, pair, label); expected one kind")
     pairs = (row if isinstance(row, Mapping) else zip(names[len(row)], row, strict=True) for row in rows)
     return [_plain(dict(pair)) for pair in pairs]
 

@@ -1,35 +1,88 @@
 """What a report says of an evaluation beyond its figures: how sure they are, calibration, the worst mistakes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from bert_jax.command import printable
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bert_jax.heads import scores_of
+from bert_jax.scores import HALF, scores_of
 
-from .metrics import METRICS, measure
+from .metrics import METRICS, Metrics, measure
 
 _RESAMPLES, _FEWEST, _WORK = 1000, 200, 20_000_000
 """Resamples of a bootstrap, fewer where these would take more than so many numbers, and never fewer than."""
 
+_SHOWN = 10
+"""Classes that are named in a remark, at most."""
+
 
 def intervals(
-    task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], seed: int = 0
+    task: str,
+    logits: Float[np.ndarray, "N C"],
+    targets: Shaped[np.ndarray, "N ..."],
+    seed: int = 0,
+    threshold: float = HALF,
 ) -> dict[str, tuple[float, float]]:
-    """95% confidence intervals of a task's figures, by the percentile bootstrap over examples (Efron, 1979).
+    """95% confidence intervals of a task's figures, by the stratified percentile bootstrap (Efron, 1979).
 
-    Up to 1,000 resamples with replacement, and at least 200 of large sets, the same ones for the same seed.
+    Examples are drawn with replacement within their class, so that no class grows or vanishes; texts of several
+    labels within their rarest one. Classes of one example are drawn from together (collapsed strata), or they would
+    never vary. A figure that a resample does not define is left out. Intervals hold the figure itself, whatever the
+    bootstrap's bias. Up to 1,000 resamples, and at least 200 of large sets, the same ones for the same seed.
     """
+    whole = measure(task, logits, targets, threshold=threshold)
+    strata = _strata(task, targets)
+    order, counts = np.argsort(strata, kind="stable"), np.bincount(strata)
+    first, sizes = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
+    held = targets.any(axis=0) if task == MULTI_LABEL else np.ones(1, bool)
+    how = {"threshold": threshold, "undefined": np.nan}
     generator = np.random.default_rng(seed)
-    count = int(np.clip(_WORK // logits.size, _FEWEST, _RESAMPLES))
-    found = []
-    for _ in range(count):
-        chosen = generator.integers(0, len(logits), len(logits))
-        metrics = measure(task, logits[chosen], targets[chosen])
-        found.append([metrics[name] for name in METRICS[task]])
-    low, high = np.percentile(found, [2.5, 97.5], axis=0)
-    return {name: (float(a), float(b)) for name, a, b in zip(METRICS[task], low, high, strict=True)}
+    found = np.empty((int(np.clip(_WORK // logits.size, _FEWEST, _RESAMPLES)), len(METRICS[task])))
+    for values in found:
+        chosen = order[first + generator.integers(0, sizes)]
+        metrics = measure(task, logits[chosen], targets[chosen], **how)
+        if held.any() and not held.all():  # labels that no example has are 0 in these means, in each resample
+            of_held = measure(task, logits[chosen][:, held], targets[chosen][:, held], **how)
+            metrics |= {name: held.mean() * of_held[name] for name in ("macro_f1", "map")}
+        values[:] = [metrics[name] for name in METRICS[task]]
+    return {name: _bounds(values, whole[name]) for name, values in zip(METRICS[task], found.T, strict=True)}
+
+
+def _bounds(values: Float[np.ndarray, " B"], figure: float) -> tuple[float, float]:
+    """Where 95% of resampled values lie, and the figure itself."""
+    known = values[~np.isnan(values)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (figure, figure)
+    return float(min(low, figure)), float(max(high, figure))
+
+
+def _strata(task: str, targets: Shaped[np.ndarray, "N ..."]) -> Int[np.ndarray, " N"]:
+    """Which stratum each example belongs to, as small numbers of which none is left out."""
+    if task == REGRESSION:
+        return np.zeros(len(targets), np.int64)
+    if task == MULTI_LABEL:
+        held = targets > 0.5
+        counts = np.where(held, held.sum(axis=0), len(targets) + 1)
+        targets = np.where(held.any(axis=1), counts.argmin(axis=1), targets.shape[1])
+    _, strata, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    alone = sizes[strata] == 1
+    return np.unique(np.where(alone, -1, strata), return_inverse=True)[1]
+
+
+def absent(task: str, targets: Shaped[np.ndarray, "N ..."], metrics: Metrics, labels: Sequence[str]) -> str:
+    """What a reader of macro averages should know of classes that these targets lack; empty where there is nothing."""
+    if task == REGRESSION:
+        return ""
+    if task == MULTI_LABEL:
+        names = [name for name, some in zip(labels, (targets > 0.5).sum(axis=0), strict=True) if not some]
+        said = "no text has {}: 0 in macro F1 and mAP"
+    else:
+        names = [name for name, f1 in zip(labels, metrics["f1"], strict=True) if f1 is None]
+        said = "no text is, or is taken for, {}: not in macro F1"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return said.format(", ".join(map(printable, names[:_SHOWN])) + more) if names else ""
 
 
 class Calibration(NamedTuple):
@@ -64,7 +117,11 @@ def calibration(
 
 
 def worst(
-    task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], count: int = 20
+    task: str,
+    logits: Float[np.ndarray, "N C"],
+    targets: Shaped[np.ndarray, "N ..."],
+    count: int = 20,
+    threshold: float = HALF,
 ) -> list[int]:
     """The examples that are most wrong, at most `count`, the worst first.
 
@@ -76,7 +133,7 @@ def worst(
         wrong = np.where(scores.argmax(axis=1) != targets, scores.max(axis=1), 0)
     elif task == MULTI_LABEL:
         held = targets > 0.5
-        wrong = np.where((held == (scores >= 0.5)).all(axis=1), 0, np.abs(held - scores).sum(axis=1))
+        wrong = np.where((held == (scores >= threshold)).all(axis=1), 0, np.abs(held - scores).sum(axis=1))
     else:
         wrong = np.abs(scores - targets).max(axis=1)
     order = np.argsort(-wrong, kind="stable")[:count]

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from bert_jax import checkpoint, files
+from bert_jax.tokenizer import Cutting
 from tests.conftest import ROOT
 from tests.faults.conftest import command
 from tests.processes import PATIENCE
@@ -79,6 +81,26 @@ from bert_jax.__main__ import main
 main(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 """
+
+
+def test_a_pair_needs_five_tokens(classifier, refused):
+    for length, long_texts in ((3, "windows"), (4, "head")):
+        options = ("--pairs", "--max-length", length, "--long-texts", long_texts)
+        said = f"--max-length is {length}; this model takes 5 to "
+        refused("bert_jax", "--model", classifier, *options, "a good film", "very bad", fragments=[said])
+
+
+def test_a_stride_that_no_longer_fits_is_said_in_a_line(classifier, tmp_path):
+    found = checkpoint.read(classifier)
+    found.metadata.update(Cutting(32, "windows", 20).said)
+    with files.new_directory(tmp_path / "model") as scratch:
+        checkpoint.write(scratch, found)
+    done = command("bert_jax", "--model", tmp_path / "model", "--max-length", 12, "a good film " * 8)
+    assert done.returncode == 0
+    assert done.stderr.decode() == (
+        "warning: windows began 20 tokens apart in training, and 12 tokens at once leave 10 to a window: "
+        "they begin 5 apart\n"
+    )
 
 
 @pytest.mark.fault(52)
