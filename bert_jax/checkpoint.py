@@ -189,6 +189,7 @@ def with_classifier(
         labels=labels,
         add_pooling_layer=True,
         problem_type=task,
+        source={**start.config.source, "problem_type": task} if start.config.source else {},
     )
     generator = np.random.default_rng(seed)
     tensors, new = dict(start.tensors), []

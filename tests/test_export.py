@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bert_jax import checkpoint, files
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.tokenizer import Tokenizer
@@ -92,7 +92,7 @@ def test_an_export_is_whole(kind, tmp_path):
     assert config["problem_type"] == kind
     assert config["id2label"] == {"0": "bad", "1": "good", "2": "so so"}
     assert config["label2id"] == {"bad": 0, "good": 1, "so so": 2}
-    assert config["sentence_transformers"] == {"activation_fn": export.ACTIVATIONS[kind]}
+    assert "sentence_transformers" not in config  # not trained here: not ours to say
     assert set(export.SAID) <= set(config)
     assert read_json(tmp_path / "hf" / "tokenizer_config.json") == {
         "do_lower_case": True,
@@ -105,6 +105,39 @@ def test_an_export_is_whole(kind, tmp_path):
     assert len(named) == 5
     assert (tmp_path / "hf" / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
     assert not (tmp_path / "hf" / "README.md").exists()
+
+
+@pytest.mark.parametrize("kind", [SINGLE_LABEL, MULTI_LABEL, REGRESSION])
+def test_an_export_of_what_was_trained_here_says_what_its_scores_mean(kind, tmp_path):
+    config = export.config_json(classifier(tmp_path / "made", kind).config, trained=True)
+    assert config["sentence_transformers"] == {"activation_fn": export.ACTIVATIONS[kind]}
+
+
+@pytest.mark.parametrize("said", [{}, {"problem_type": None}])
+@pytest.mark.parametrize("labels", [("score",), ("a", "b", "c", "d", "e")])
+def test_a_round_trip_does_not_say_what_was_never_said(labels, said, tmp_path):
+    """A cross-encoder's config has no problem_type; one that is added would change a pipeline's scores."""
+    found = classifier(tmp_path / "made", REGRESSION if len(labels) == 1 else SINGLE_LABEL, labels)
+    config = {name: value for name, value in found.config.to_dict().items() if name != "problem_type"} | said
+    found = replace(found, config=BertConfig.from_dict(config))
+    main([str(write_native(tmp_path / "native", found)), str(tmp_path / "hf"), "--to", "hf"])
+    main([str(tmp_path / "hf"), str(tmp_path / "again")])
+    for place in ("native", "hf", "again"):
+        after = read_json(tmp_path / place / "config.json")
+        assert {name: after[name] for name in ("problem_type", "sentence_transformers") if name in after} == said
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_dtype_in_the_config_is_that_of_the_weights(name, stored, tmp_path):
+    found = classifier(tmp_path / "made")
+    tensors = {key: array.astype(stored) for key, array in found.tensors.items()}
+    config = found.config.replace(source={**found.config.to_dict(), name: "bfloat16"})
+    main(
+        [str(write_native(tmp_path / "native", replace(found, config=config, tensors=tensors))), str(tmp_path / "hf")]
+        + ["--to", "hf"]
+    )
+    assert read_json(tmp_path / "hf" / "config.json")[name] == stored
 
 
 def test_tokenizer_json_is_made_of_the_vocabulary_with_its_special_tokens(tmp_path):
