@@ -41,6 +41,7 @@ _WANTED = [
     "added_tokens.json",
     "modules.json",
     "*_*/config.json",
+    "*_*/*.safetensors",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 ]

@@ -133,11 +133,41 @@ def test_dtype_in_the_config_is_that_of_the_weights(name, stored, tmp_path):
     found = classifier(tmp_path / "made")
     tensors = {key: array.astype(stored) for key, array in found.tensors.items()}
     config = found.config.replace(source={**found.config.to_dict(), name: "bfloat16"})
-    main(
-        [str(write_native(tmp_path / "native", replace(found, config=config, tensors=tensors))), str(tmp_path / "hf")]
-        + ["--to", "hf"]
-    )
+    source = write_native(tmp_path / "native", replace(found, config=config, tensors=tensors))
+    main([str(source), str(tmp_path / "hf"), "--to", "hf"])
     assert read_json(tmp_path / "hf" / "config.json")[name] == stored
+
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+]
+
+
+def with_modules(directory: Path) -> Path:
+    shutil.copytree(GOLDEN / "many_heads", directory)
+    (directory / "modules.json").write_text(json.dumps(MODULES))
+    for folder in ("1_Pooling", "2_Dense"):
+        (directory / folder).mkdir(exist_ok=True)
+        write_json(directory / folder / "config.json", {"of": folder})
+    (directory / "2_Dense" / "model.safetensors").write_bytes(bytes(range(256)))
+    return directory
+
+
+def test_other_modules_of_sentence_transformers_are_carried_byte_for_byte(tmp_path):
+    source = with_modules(tmp_path / "source")
+    main([str(source), str(tmp_path / "native")])
+    main([str(tmp_path / "native"), str(tmp_path / "hf"), "--to", "hf"])
+    for name in ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
+        assert (tmp_path / "hf" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_module_without_its_weights_is_refused_by_name(tmp_path):
+    source = with_modules(tmp_path / "source")
+    (source / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"modules\.json names 2_Dense .*Dense.*, whose weights are not there"):
+        main([str(source), str(tmp_path / "native")])
 
 
 def test_tokenizer_json_is_made_of_the_vocabulary_with_its_special_tokens(tmp_path):
@@ -159,7 +189,6 @@ def test_tokenizer_json_is_made_of_the_vocabulary_with_its_special_tokens(tmp_pa
         ({"model_max_length": 50, "more": [1]}, {"model_max_length": 50, "more": [1]}),
         ({"do_lower_case": False}, {"do_lower_case": False}),
         ({"tokenizer_class": "BertTokenizerFast"}, {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True}),
-        ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"do_lower_case": None}),
         ({"cls_token": {"content": "[CLS]"}}, {"cls_token": {"content": "[CLS]"}}),
     ],
 )

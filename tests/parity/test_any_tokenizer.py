@@ -21,6 +21,8 @@ from bert_jax.errors import UserError
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import FILES
 from convert import export
+from convert.texts import added_texts
+from convert.torch_answers import _encode
 
 pytestmark = pytest.mark.parity
 transformers = pytest.importorskip("transformers")
@@ -185,6 +187,36 @@ def test_most_are_read(tmp_path):
         (tmp_path / str(seed)).mkdir()
         seen.append(outcome(tmp_path / str(seed), seed))
     assert seen.count("equal") > CASES // 3
+
+
+def test_parity_asks_about_every_added_token_and_takes_no_types_for_zeros(tmp_path):
+    seed = next(i for i in range(1000) if untyped(tmp_path / str(i), i))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / str(seed))
+    texts = added_texts(sorted(theirs.get_added_vocab()))
+    batch, tokens = _encode(theirs, texts, 64)
+    assert "token_type_ids" not in batch
+    assert not any(kind for _, types in tokens for kind in types)
+    met = {number for ids, _ in tokens for number in ids}
+    assert set(theirs.get_added_vocab().values()) <= met
+    assert [text for text in texts if isinstance(text, tuple)]
+
+
+def untyped(directory: Path, seed: int) -> bool:
+    """Whether a seed's tokenizer is read and gives no types."""
+    directory.mkdir()
+    make(directory, seed)
+    config = directory / "tokenizer_config.json"
+    names = json.loads(config.read_text()).get("model_input_names", "token_type_ids") if config.exists() else ""
+    return "attention_mask" in names and not outcome_is_refusal(directory)
+
+
+def outcome_is_refusal(directory: Path) -> bool:
+    """Whether we refuse the tokenizer."""
+    try:
+        Tokenizer.load(directory)
+    except UserError:
+        return True
+    return False
 
 
 def main(count: int) -> int:
