@@ -55,9 +55,9 @@ class Tokenizer:
     def _check_frames(self, where: object) -> None:
         """Raise `UserError` where the library itself would put other special tokens around texts."""
         with faults_of("tokenizer.json"):  # some faults show only in use
-            for texts in ((_PROBE,), ("",), (_PROBE, "a"), ("", _PROBE)):
-                frame = (self._single, self._pair)[len(texts) - 1]
-                theirs = self.backend.encode(*texts)
+            for text, other in ((_PROBE, None), ("", None), (_PROBE, "a"), ("", _PROBE)):
+                frame, texts = (self._single, [text]) if other is None else (self._pair, [text, other])
+                theirs = self.backend.encode(text, other)
                 ours = frame.around(*(self.backend.encode(text, add_special_tokens=False).ids for text in texts))[0]
                 if theirs.ids != ours.tolist():
                     raise UserError(f"{where}: the tokenizer's post-processor is not understood")

@@ -87,7 +87,8 @@ def build(files: Mapping[str, bytes], where: Path) -> Built:
         needed = [special_names(settings)[kind] for kind in ("pad", "unk", "cls", "sep")]
         if missing := [name for name in needed if name not in there]:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
-    _add_tokens(backend, wanted, settings, where)
+    # Their own file is named where all the tokens are from it.
+    _add_tokens(backend, wanted, settings, path if listed and "added_tokens_decoder" not in settings else where)
     if is_bert:
         names = special_names(settings)
         _add_post_processor(backend, names["cls"], names["sep"])
@@ -222,7 +223,7 @@ def _extra(settings: Mapping[str, Any], older: bool = True) -> dict[str, Any]:
     contents = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
     if not all(isinstance(content, str) for content in contents):
         raise UserError(f"tokenizer_config.json: {name} holds something that is not a token")
-    return dict(zip(contents, entries, strict=True))
+    return {str(content): entry for content, entry in zip(contents, entries, strict=True)}
 
 
 _TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
