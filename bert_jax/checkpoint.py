@@ -6,6 +6,7 @@ here but `load` needs JAX.
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy as np
 from bert_jax import tokenizer as tokenizers
 from bert_jax.config import CLASSIFIER, ENCODER, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import parse_json, read_bytes, read_json, write_json
+from bert_jax.files import decode, parse_json, read_bytes, read_json, write_json
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -129,16 +130,19 @@ def read_config(path: Path) -> tuple[BertConfig, str]:
     return config, hashlib.sha256(content).hexdigest()
 
 
+_OF_MODULE = ("config.json", "model.safetensors", "pytorch_model.bin")
+"""What a module of sentence-transformers keeps in its folder; all of it is carried along unread."""
+
+
 def read_files(directory: Path) -> dict[str, bytes]:
     """The tokenizer's and sentence-transformers' files in a checkpoint directory, by relative name."""
     names = [*tokenizers.FILES, "sentence_bert_config.json", "config_sentence_transformers.json", "modules.json"]
     if (directory / "modules.json").exists():
-        names += [
-            f"{folder.name}/config.json"
-            for folder in sorted(directory.iterdir())
-            if re.fullmatch(r"\d+_\w+", folder.name)
-        ]
+        folders = [folder for folder in sorted(directory.iterdir()) if re.fullmatch(r"\d+_\w+", folder.name)]
+        names += [f"{folder.name}/{name}" for folder in folders for name in _OF_MODULE]
     there = [name for name in names if os.path.lexists(directory / name)]
+    if "modules.json" in there:
+        _check_modules(directory / "modules.json", there)
     return {name: read_bytes(directory / name, within=directory) for name in there}
 
 
@@ -152,6 +156,25 @@ def best_of(run: Path) -> Path:
     if not (run / BEST).is_dir():
         raise UserError(f"{run}: a run without {BEST}/, so no model was kept; let it train on until one is")
     return run / BEST
+
+
+_WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")
+"""Modules of sentence-transformers that keep nothing beside their config (the first one's weights are the model's)."""
+
+
+def _check_modules(path: Path, names: list[str]) -> None:
+    """Raise `UserError` where a module of sentence-transformers could not be carried along whole."""
+    try:
+        modules = json.loads(decode(read_bytes(path, within=path.parent), path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise UserError(f"{path}: expected a list of modules")
+    for module in modules:
+        folder, kind = str(module.get("path")), str(module.get("type"))
+        weights = [name for name in names if name.startswith(f"{folder}/") and not name.endswith(".json")]
+        if kind.split(".")[-1] not in _WITHOUT_WEIGHTS and not weights:
+            raise UserError(f"{path.parent}: modules.json names {folder} ({kind}), whose weights are not there")
 
 
 def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
@@ -206,6 +229,7 @@ def with_classifier(
         labels=labels,
         add_pooling_layer=True,
         problem_type=task,
+        source={**start.config.source, "problem_type": task} if start.config.source else {},
     )
     generator = np.random.default_rng(seed)
     tensors, new = dict(start.tensors), []

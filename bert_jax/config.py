@@ -131,8 +131,14 @@ class BertConfig:
             _require(len(self.labels) >= 1, "id2label", self.labels, f"at least one label for a {CLASSIFIER}")
             _require(self.add_pooling_layer, "add_pooling_layer", False, f"true for a {CLASSIFIER}")
             if self.problem_type is None:
-                kind = REGRESSION if len(self.labels) == 1 else SINGLE_LABEL
-                object.__setattr__(self, "problem_type", kind)
+                object.__setattr__(self, "problem_type", self._supposed)
+
+    @property
+    def _supposed(self) -> str | None:
+        """What a classifier's logits are taken for where its config does not say."""
+        if self.architecture != CLASSIFIER:
+            return None
+        return REGRESSION if len(self.labels) == 1 else SINGLE_LABEL
 
     @property
     def head_size(self) -> int:
@@ -179,6 +185,9 @@ class BertConfig:
             value = getattr(self, name)
             if not self.source or name in self.source or value != default:
                 out[name] = value
+        if self.source and self.source.get("problem_type") is None and self.problem_type == self._supposed:
+            out.pop("problem_type", None)  # supposed, not said: another program may suppose something else
+            out |= {"problem_type": None} if "problem_type" in self.source else {}
         if self.add_pooling_layer and "add_pooling_layer" not in self.source:
             out.pop("add_pooling_layer", None)
         if not self.source or _architecture(self.source) != self.architecture or self.architecture == ENCODER:

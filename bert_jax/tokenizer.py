@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tokenizers
 
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_bytes
 from bert_jax.packing import Tokens
-from bert_jax.tokenizer_files import FILES, build, faults_of
+from bert_jax.special_tokens import Frame
+from bert_jax.tokenizer_files import FILES, Built, build, checked_class, faults_of
 
 _WINDOW = 4096
 """Texts given to the library at once: its record of a short text takes 2,000 bytes, our ids of it 100."""
@@ -24,13 +24,15 @@ _PROBE = "A word \u2603 that no vocabulary has: \U0001f9ff\u0301."
 
 
 class Tokenizer:
-    """WordPiece with BERT's normalisation and special tokens: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+    """A checkpoint's tokenizer, with the special tokens of its post-processor.
 
-    def __init__(self, backend: tokenizers.Tokenizer, cls: str = "[CLS]", sep: str = "[SEP]"):
-        self.backend = backend
-        backend.no_padding()
-        backend.no_truncation()
-        self._cls, self._sep = (np.array([backend.token_to_id(name)], np.int32) for name in (cls, sep))
+    BERT's are [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
+    """
+
+    def __init__(self, built: Built):
+        self.backend, self._single, self._pair, self._said_class = built
+        self.backend.no_padding()
+        self.backend.no_truncation()
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -46,9 +48,19 @@ class Tokenizer:
     @classmethod
     def of(cls, files: Mapping[str, bytes], where: Path) -> "Tokenizer":
         """The same, of the files' contents by name; `where` is the directory that errors name."""
-        made = cls(*build(files, where))
-        made([_PROBE, ""], max_length=8)  # some faults show only in use
+        made = cls(build(files, where))
+        made._check_frames(where)
         return made
+
+    def _check_frames(self, where: object) -> None:
+        """Raise `UserError` where the library itself would put other special tokens around texts."""
+        with faults_of("tokenizer.json"):  # some faults show only in use
+            for text, other in ((_PROBE, None), ("", None), (_PROBE, "a"), ("", _PROBE)):
+                frame, texts = (self._single, [text]) if other is None else (self._pair, [text, other])
+                theirs = self.backend.encode(text, other)
+                ours = frame.around(*(self.backend.encode(text, add_special_tokens=False).ids for text in texts))[0]
+                if theirs.ids != ours.tolist():
+                    raise UserError(f"{where}: the tokenizer's post-processor is not understood")
 
     @property
     def size(self) -> int:
@@ -56,10 +68,18 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def check_fits(self, config: BertConfig, where: object) -> None:
-        """Raise `UserError` where a token id would lie outside the model's word embeddings."""
+        """Raise `UserError` where a token id would lie outside the model's word embeddings, or for another class."""
+        if self._said_class is None:
+            checked_class(config.source.get("tokenizer_class"), f"{where}: config.json")
         if self.size > config.vocab_size:
             raise UserError(
                 f"{where}: the tokenizer has {self.size:,} tokens but vocab_size is {config.vocab_size:,}; "
+                "take the tokenizer that belongs to this checkpoint"
+            )
+        kinds = max(*self._single.types, *(int(kind) for edge in self._single.edges for kind in edge.types))
+        if kinds >= config.type_vocab_size:
+            raise UserError(
+                f"{where}: the tokenizer gives token type {kinds} but type_vocab_size is {config.type_vocab_size}; "
                 "take the tokenizer that belongs to this checkpoint"
             )
 
@@ -84,7 +104,7 @@ class Tokenizer:
         A text has one example, or with windows as many as it takes. Raises `UserError` where `max_length` leaves no
         room, and `ValueError` where `pairs` is shorter or longer than `texts`.
         """
-        _check_room(cutting, pairs is not None)
+        _room(cutting, self._single, 1) if pairs is None else _room(cutting, self._pair, 2)
         inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
         first = 0
         while window := list(itertools.islice(inputs, _WINDOW)):
@@ -105,7 +125,8 @@ class Tokenizer:
     ) -> Iterator[tuple[int, Tokens]]:
         # All texts in one array, of which each gets its slice: a few calls of numpy for all of them
         # instead of a few for each, which cost more than the tokenising of a short text.
-        room = cutting.max_length - 2
+        frame = self._single
+        room = _room(cutting, frame, 1)
         cut, lost, owners = [], [], []
         for number, ids in zip(numbers, texts, strict=True):
             pieces = [ids] if len(ids) <= room else cutting.pieces(ids, room)
@@ -113,14 +134,16 @@ class Tokenizer:
             owners += [number] * len(pieces)
             lost += [len(ids) > room and not cutting.reads_all] * len(pieces)
         lengths = np.fromiter(map(len, cut), np.int64, len(cut))
-        ends = np.cumsum(lengths + 2)
-        starts = ends - lengths - 2
+        before, after = frame.edges
+        ends = np.cumsum(lengths + frame.size)
+        starts = ends - lengths - frame.size
         flat = np.empty(ends[-1] if len(ends) else 0, np.int32)
+        types = np.full_like(flat, frame.types[0])
         inner = np.ones(len(flat), bool)
-        inner[starts] = inner[ends - 1] = False
-        flat[starts], flat[ends - 1] = self._cls, self._sep
+        for edge, places in ((before, starts), (after, ends - len(after.ids))):
+            for offset, (number, kind) in enumerate(zip(*edge, strict=True)):
+                flat[places + offset], types[places + offset], inner[places + offset] = number, kind, False
         flat[inner] = np.fromiter(itertools.chain.from_iterable(cut), np.int32, int(lengths.sum()))
-        types = np.zeros_like(flat)
         slices = map(slice, starts.tolist(), ends.tolist())
         for number, here, was_cut in zip(owners, slices, lost, strict=True):
             yield number, Tokens(flat[here], types[here], was_cut)
@@ -131,7 +154,7 @@ class Tokenizer:
         # Cut here and not by the library, whose record of what is left over grows with the product
         # of the lengths. Its rule: the shorter text stays whole if it fits in half of the room,
         # else each gets half, the longer one (the second, of equals) the odd token. Windows go over the longer one.
-        room = cutting.max_length - 3
+        room = _room(cutting, self._pair, 2)
         whole = cutting._replace(long_texts="head") if cutting.reads_all else cutting
         for number, a, b in zip(numbers, texts, others, strict=True):
             short, long = sorted((len(a), len(b)))
@@ -145,12 +168,7 @@ class Tokenizer:
             ]
             lost = any(len(ids) > size and not (is_long and cutting.reads_all) for ids, size, is_long in sides)
             for one, two in itertools.product(*both):
-                ids = np.concatenate(
-                    [self._cls, np.array(one, np.int32), self._sep, np.array(two, np.int32), self._sep]
-                )
-                types = np.zeros_like(ids)
-                types[len(one) + 2 :] = 1
-                yield number, Tokens(ids, types, lost)
+                yield number, Tokens(*self._pair.around(one, two), lost)
 
 
 class Cutting(NamedTuple):
@@ -196,11 +214,19 @@ def _least(pairs: bool) -> int:
     return 5 if pairs else 3
 
 
-def _check_room(cutting: Cutting, pairs: bool) -> None:
-    # Cut otherwise, a pair may lose a text, as in transformers; windows without a token of it would never end.
-    if cutting.max_length < (least := _least(pairs and cutting.reads_all)):
-        held = "[CLS], one token, [SEP]" + ", one token, [SEP]" * (least == _least(pairs=True))
-        raise UserError(f"max length is {cutting.max_length}; expected at least {least}: {held}")
+def _room(cutting: Cutting, frame: Frame, texts: int) -> int:
+    """How many tokens of the texts' own fit between the special ones.
+
+    Windows hold a token of each text, as they would never end otherwise. Cut otherwise, a pair may lose a text, as in
+    transformers.
+    """
+    room, least = cutting.max_length - frame.size, texts if cutting.reads_all else 1 if texts == 1 else 0
+    if room < least:
+        raise UserError(
+            f"max length is {cutting.max_length}; expected at least {frame.size + least}: {frame.size} special tokens "
+            f"and {least} of the text{'s' * (texts > 1)}"
+        )
+    return room
 
 
 def check_max_length(max_length: int, config: BertConfig, *, pairs: bool = False) -> None:

@@ -8,15 +8,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
-
-import tokenizers
-from tokenizers import processors
 
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
 from bert_jax.tokenizer import Tokenizer
-from bert_jax.tokenizer_files import BERT_CLASSES, faults_of, special_names
+from bert_jax.tokenizer_files import BERT_CLASSES, merged_settings, special_names
 
 ACTIVATIONS = {
     # nn.Softmax() made without an axis warns at every use; this one takes the last.
@@ -50,8 +48,8 @@ SAID = (
 def completed(found: Checkpoint, tokenizer: Tokenizer, *, trained: bool) -> Checkpoint:
     """The checkpoint with what is missing added; what is there stays as it is.
 
-    But of a `trained` one, what is said of the model it started from goes: its activation, and its
-    name where that is a path of this machine.
+    What its scores mean is added only of a model `trained` here. Of that one, what is said of the model
+    it started from goes: its activation, and its name where that is a path of this machine.
     """
     source = config_json(found.config, trained=trained)
     files = {**found.files, **tokenizer_files(found.files, tokenizer, found.config, trained=trained)}
@@ -63,13 +61,9 @@ def config_json(config: BertConfig, *, trained: bool) -> dict[str, Any]:
     said = _without_path(config.to_dict(), "_name_or_path") if trained else config.to_dict()
     for name in SAID:
         said.setdefault(name, "bert" if name == "model_type" else getattr(config, name))
-    if config.architecture == CLASSIFIER and config.problem_type:
-        theirs, older = "sentence_transformers", "sbert_ce_default_activation_function"
-        if trained:
-            said.pop(older, None)
-            said.pop(theirs, None)
-        if theirs not in said and older not in said:
-            said[theirs] = {"activation_fn": ACTIVATIONS[config.problem_type]}
+    if trained and config.architecture == CLASSIFIER and config.problem_type:
+        said.pop("sbert_ce_default_activation_function", None)
+        said["sentence_transformers"] = {"activation_fn": ACTIVATIONS[config.problem_type]}
     return said
 
 
@@ -78,10 +72,12 @@ def tokenizer_files(
 ) -> dict[str, bytes]:
     """The tokenizer's files that are missing, and its settings with those that are missing."""
     settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}").decode("utf-8-sig"))
-    names = special_names(settings)
+    merged = merged_settings(files, Path())
+    is_bert = settings.get("tokenizer_class") in BERT_CLASSES
+    names = special_names(merged) if is_bert else {}  # others have no names but those that they say
     whole = _without_path(settings, "name_or_path") if trained else dict(settings)
-    if settings.get("tokenizer_class") in BERT_CLASSES:
-        whole.setdefault("do_lower_case", True)
+    if is_bert:
+        whole.setdefault("do_lower_case", merged.get("do_lower_case", True))
     for name, value in (
         ("tokenizer_class", "BertTokenizer"),
         ("model_max_length", config.max_position_embeddings),
@@ -94,28 +90,18 @@ def tokenizer_files(
     made: dict[str, bytes] = {}
     if whole != settings:
         made["tokenizer_config.json"] = _json(whole)
-    if "special_tokens_map.json" not in files:
-        made["special_tokens_map.json"] = _json({f"{kind}_token": name for kind, name in names.items()})
+    if names and "special_tokens_map.json" not in files:
+        made["special_tokens_map.json"] = _json(
+            {f"{kind}_token": settings.get(f"{kind}_token") or name for kind, name in names.items()}
+        )
     if "tokenizer.json" not in files:
-        made["tokenizer.json"] = _tokenizer_json(tokenizer, names["cls"], names["sep"])
+        made["tokenizer.json"] = tokenizer.backend.to_str(pretty=True).encode()
     return made
 
 
 def _without_path(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The settings without one that is an absolute path."""
     return {key: value for key, value in settings.items() if key != name or not os.path.isabs(str(value))}
-
-
-def _tokenizer_json(tokenizer: Tokenizer, cls: str, sep: str) -> bytes:
-    """The tokenizer as one file, with the special tokens that ours adds by itself."""
-    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    with faults_of("tokenizer_config.json"):
-        backend.post_processor = processors.TemplateProcessing(
-            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
-            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
-            special_tokens=[(name, backend.token_to_id(name)) for name in (cls, sep)],
-        )
-    return backend.to_str(pretty=True).encode()
 
 
 def _json(data: Mapping[str, Any]) -> bytes:

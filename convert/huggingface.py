@@ -41,6 +41,7 @@ _WANTED = [
     "added_tokens.json",
     "modules.json",
     "*_*/config.json",
+    "*_*/*.safetensors",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 ]
@@ -180,6 +181,13 @@ def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np
     if kind := checkpoint.metadata.get("position_ids"):
         tensors[prefix + POSITION_IDS] = np.arange(config.max_position_embeddings, dtype=kind)[None]
     foreign = config.to_dict()
+    # A reader loads the weights as what the config says that they are.
+    stored = {array.dtype.name for array in checkpoint.tensors.values()}
+    for name in ("torch_dtype", "dtype"):
+        if len(stored) == 1 and name in foreign:
+            foreign[name] = min(stored)
+        elif name in foreign:
+            foreign[name] = "float32"
     if not config.add_pooling_layer:
         # transformers wants this said by whoever loads the model; in its config.json it makes a pooler all the same.
         foreign.pop("add_pooling_layer", None)

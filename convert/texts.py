@@ -1,5 +1,7 @@
 """Texts that parity is checked on: short and long, many scripts, pairs, things tokenizers trip over."""
 
+from collections.abc import Sequence
+
 _LONG = (
     "The night train left late, as it always did in that season, and the carriage smelled of oranges and wet wool. "
     "Across the aisle a man was repairing a clock with a pair of tweezers, laying each wheel on a handkerchief, "
@@ -52,3 +54,14 @@ TEXTS: tuple[str | tuple[str, str], ...] = (
     ("Short.", _LONG),
 )
 """Single texts and (A, B) pairs."""
+
+_AT_ONCE = 16
+"""Added tokens in one text, so that a hundred of them do not make a hundred texts."""
+
+
+def added_texts(tokens: Sequence[str]) -> list[str | tuple[str, str]]:
+    """Texts and pairs in which each of a checkpoint's added tokens stands by itself and inside of a word."""
+    groups = [tokens[i : i + _AT_ONCE] for i in range(0, len(tokens), _AT_ONCE)]
+    alone = [" the ".join(group) for group in groups]
+    inside = ["".join(f"go{token}od " for token in group) for group in groups]
+    return [*alone, *inside, *zip(inside, alone, strict=True)]

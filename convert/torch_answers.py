@@ -31,7 +31,7 @@ from .reference import (
     labels_for,
     worst,
 )
-from .texts import TEXTS
+from .texts import TEXTS, added_texts
 
 INSTRUCTION_SETS = "default", "avx2", "avx512"
 """Those that torch has kernels for on x86-64, by their names in ATEN_CPU_CAPABILITY; "default" is the same anywhere."""
@@ -64,8 +64,12 @@ def make(
     from transformers import AutoTokenizer
 
     # Type 1 of a pair's second text lies outside the table of a model with one type.
-    texts = [text for text in TEXTS if isinstance(text, str) or checkpoint.config.type_vocab_size > 1]
-    batch, tokens = _encode(AutoTokenizer.from_pretrained(directory), texts, max_length)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    added = sorted(tokenizer.get_added_vocab())
+    texts: list[str | tuple[str, str]] = [*TEXTS, *added_texts(added)]
+    if checkpoint.config.type_vocab_size < 2:
+        texts = [text for text in texts if isinstance(text, str)]
+    batch, tokens = _encode(tokenizer, texts, max_length)
     as_json = [list(text) if isinstance(text, tuple) else text for text in texts]
     made = Reference(as_json, max_length, tokens, {}, {}, {}, fingerprint(checkpoint), {})
     model = _load(directory, checkpoint)
@@ -152,7 +156,8 @@ def _encode(tokenizer: Any, texts: list[str | tuple[str, str]], max_length: int)
         tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=max_length)
         for text in texts
     ]
-    tokens = [[e["input_ids"], e["token_type_ids"]] for e in encoded]
+    # Not every tokenizer gives types; the model then takes them for 0.
+    tokens = [[e["input_ids"], e.get("token_type_ids") or [0] * len(e["input_ids"])] for e in encoded]
     batch = tokenizer.pad(encoded, padding=True, return_tensors="pt")
     return batch, tokens
 

@@ -270,13 +270,14 @@ def test_labels_that_are_not_named(data, labels):
 @pytest.mark.parametrize(
     ("count", "kind"), [(1, "regression"), (2, "single_label_classification"), (11, "single_label_classification")]
 )
-def test_problem_type_is_made_explicit(count, kind):
+def test_problem_type_is_supposed_where_it_is_not_said_and_not_written(count, kind):
     data = classifier(count)
     del data["problem_type"]
     config = BertConfig.from_dict(data)
     assert config.problem_type == kind
-    assert config.to_dict() == {**data, "problem_type": kind}
-    assert BertConfig.from_dict({**data, "problem_type": None}).to_dict()["problem_type"] == kind
+    assert config.to_dict() == data
+    assert BertConfig.from_dict({**data, "problem_type": None}).to_dict() == {**data, "problem_type": None}
+    assert config.replace(problem_type="multi_label_classification").to_dict()["problem_type"] is not None
 
 
 def test_problem_type_that_is_said_stays():

@@ -239,6 +239,8 @@ def test_tables_in_memory(kind):
 def test_tables_that_are_none():
     with pytest.raises(UserError, match=r"train: row 2: expected \(text, label\)"):
         read(TrainConfig(), None, {"train": [("a", 0), "b"]})
+    with pytest.raises(UserError, match=r"train: some rows are \(text, label\) and some \(text, pair, label\)"):
+        read(TrainConfig(), None, {"train": [("a", 0), ("b", "c", 1)]})
     with pytest.raises(UserError, match="tables are called dev; expected train, dev and test"):
         read(TrainConfig(), None, {"dev": ROWS})
     pairs = read(TrainConfig(), None, {"train": [("a b", "c", 0), ("d e", "f", 1)]}).splits

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bert_jax import checkpoint, files
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.tokenizer import Tokenizer
@@ -92,7 +92,7 @@ def test_an_export_is_whole(kind, tmp_path):
     assert config["problem_type"] == kind
     assert config["id2label"] == {"0": "bad", "1": "good", "2": "so so"}
     assert config["label2id"] == {"bad": 0, "good": 1, "so so": 2}
-    assert config["sentence_transformers"] == {"activation_fn": export.ACTIVATIONS[kind]}
+    assert "sentence_transformers" not in config  # not trained here: not ours to say
     assert set(export.SAID) <= set(config)
     assert read_json(tmp_path / "hf" / "tokenizer_config.json") == {
         "do_lower_case": True,
@@ -105,6 +105,69 @@ def test_an_export_is_whole(kind, tmp_path):
     assert len(named) == 5
     assert (tmp_path / "hf" / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
     assert not (tmp_path / "hf" / "README.md").exists()
+
+
+@pytest.mark.parametrize("kind", [SINGLE_LABEL, MULTI_LABEL, REGRESSION])
+def test_an_export_of_what_was_trained_here_says_what_its_scores_mean(kind, tmp_path):
+    config = export.config_json(classifier(tmp_path / "made", kind).config, trained=True)
+    assert config["sentence_transformers"] == {"activation_fn": export.ACTIVATIONS[kind]}
+
+
+@pytest.mark.parametrize("said", [{}, {"problem_type": None}])
+@pytest.mark.parametrize("labels", [("score",), ("a", "b", "c", "d", "e")])
+def test_a_round_trip_does_not_say_what_was_never_said(labels, said, tmp_path):
+    """A cross-encoder's config has no problem_type; one that is added would change a pipeline's scores."""
+    found = classifier(tmp_path / "made", REGRESSION if len(labels) == 1 else SINGLE_LABEL, labels)
+    config = {name: value for name, value in found.config.to_dict().items() if name != "problem_type"} | said
+    found = replace(found, config=BertConfig.from_dict(config))
+    main([str(write_native(tmp_path / "native", found)), str(tmp_path / "hf"), "--to", "hf"])
+    main([str(tmp_path / "hf"), str(tmp_path / "again")])
+    for place in ("native", "hf", "again"):
+        after = read_json(tmp_path / place / "config.json")
+        assert {name: after[name] for name in ("problem_type", "sentence_transformers") if name in after} == said
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_dtype_in_the_config_is_that_of_the_weights(name, stored, tmp_path):
+    found = classifier(tmp_path / "made")
+    tensors = {key: array.astype(stored) for key, array in found.tensors.items()}
+    config = found.config.replace(source={**found.config.to_dict(), name: "bfloat16"})
+    source = write_native(tmp_path / "native", replace(found, config=config, tensors=tensors))
+    main([str(source), str(tmp_path / "hf"), "--to", "hf"])
+    assert read_json(tmp_path / "hf" / "config.json")[name] == stored
+
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+]
+
+
+def with_modules(directory: Path) -> Path:
+    shutil.copytree(GOLDEN / "many_heads", directory)
+    (directory / "modules.json").write_text(json.dumps(MODULES))
+    for folder in ("1_Pooling", "2_Dense"):
+        (directory / folder).mkdir(exist_ok=True)
+        write_json(directory / folder / "config.json", {"of": folder})
+    (directory / "2_Dense" / "model.safetensors").write_bytes(bytes(range(256)))
+    return directory
+
+
+def test_other_modules_of_sentence_transformers_are_carried_byte_for_byte(tmp_path):
+    source = with_modules(tmp_path / "source")
+    main([str(source), str(tmp_path / "native")])
+    main([str(tmp_path / "native"), str(tmp_path / "hf"), "--to", "hf"])
+    for name in ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
+        assert (tmp_path / "hf" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_module_without_its_weights_is_refused_by_name(tmp_path):
+    source = with_modules(tmp_path / "source")
+    (source / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"modules\.json names 2_Dense .*Dense.*, whose weights are not there"):
+        main([str(source), str(tmp_path / "native")])
 
 
 def test_tokenizer_json_is_made_of_the_vocabulary_with_its_special_tokens(tmp_path):
@@ -126,7 +189,6 @@ def test_tokenizer_json_is_made_of_the_vocabulary_with_its_special_tokens(tmp_pa
         ({"model_max_length": 50, "more": [1]}, {"model_max_length": 50, "more": [1]}),
         ({"do_lower_case": False}, {"do_lower_case": False}),
         ({"tokenizer_class": "BertTokenizerFast"}, {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True}),
-        ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"do_lower_case": None}),
         ({"cls_token": {"content": "[CLS]"}}, {"cls_token": {"content": "[CLS]"}}),
     ],
 )

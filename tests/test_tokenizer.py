@@ -2,12 +2,14 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import Tokenizer, check_max_length
@@ -310,3 +312,73 @@ def test_added_tokens_that_do_not_fit_are_said(file, content, message, tmp_path)
     with pytest.raises(UserError) as caught:
         Tokenizer.load(directory)
     assert str(caught.value).startswith(f"{directory}: {message}")
+
+
+def write_json_tokenizer(directory, end, **settings):
+    """A tokenizer.json of parts, with the post-processor `end`, that is taken as it is."""
+    backend = tokenizers.Tokenizer(models.WordPiece({name: i for i, name in enumerate(CASED)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if end is not None:
+        backend.post_processor = end
+    backend.save(str(directory / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return directory
+
+
+def test_special_tokens_map_names_special_tokens(tmp_path):
+    directory = cased(tmp_path / "tokenizer", "vocab")
+    said = {"additional_special_tokens": ["San"], "cls_token": "«", "sep_token": {"content": "»", "lstrip": True}}
+    (directory / "special_tokens_map.json").write_text(json.dumps(said), encoding="utf-8")
+    (tokens,) = Tokenizer.load(directory)(["theSan"], max_length=8)
+    assert named(tokens.input_ids) == ["«", "the", "San", "»"]
+
+
+def test_special_tokens_map_is_not_read_beside_a_list_of_added_tokens(tmp_path):
+    """As transformers 5 does it."""
+    directory = cased(tmp_path / "tokenizer", "vocab", added_tokens_decoder={})
+    (directory / "special_tokens_map.json").write_text('{"cls_token": "«"}', encoding="utf-8")
+    assert named(Tokenizer.load(directory)(["the"], max_length=8)[0].input_ids) == ["[CLS]", "the", "[SEP]"]
+
+
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "XLMRobertaTokenizer", "Mine", ["BertTokenizer"]])
+def test_another_class_is_refused_by_name(form, name, tmp_path):
+    with pytest.raises(UserError, match=rf"tokenizer_class is {re.escape(repr(name))}; expected one of BertTokenizer"):
+        Tokenizer.load(cased(tmp_path / "tokenizer", form, tokenizer_class=name))
+
+
+def test_another_class_in_the_models_config_is_refused_where_the_tokenizer_is_silent(tmp_path):
+    directory = cased(tmp_path / "tokenizer", "vocab", tokenizer_class=None)
+    config = PRIMES.replace(vocab_size=len(CASED), source={"tokenizer_class": "BertJapaneseTokenizer"})
+    with pytest.raises(UserError, match=r"config\.json: tokenizer_class is 'BertJapaneseTokenizer'"):
+        Tokenizer.load(directory).check_fits(config, "HERE")
+
+
+CLS, SEP = (("[CLS]", CASED.index("[CLS]")), ("[SEP]", CASED.index("[SEP]")))
+ROBERTA, BERT = processors.RobertaProcessing(SEP, CLS), processors.BertProcessing(SEP, CLS)
+
+
+@pytest.mark.parametrize(("end", "between"), [(ROBERTA, ["[SEP]", "[SEP]"]), (BERT, ["[SEP]"])])
+@pytest.mark.parametrize("typed", [True, False])
+def test_the_post_processor_builds_pairs(end, between, typed, tmp_path):
+    names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
+    tokenizer = Tokenizer.load(write_json_tokenizer(tmp_path, end, model_input_names=names))
+    (tokens,) = tokenizer(["the"], ["Good"], max_length=9)
+    assert named(tokens.input_ids) == ["[CLS]", "the", *between, "Good", "[SEP]"]
+    assert tokens.token_type_ids.any() == (typed and end is BERT)
+    with pytest.raises(UserError, match=r"max length is 3; expected at least \d: 4 special tokens"):
+        Tokenizer.load(write_json_tokenizer(tmp_path, ROBERTA))(["a"], ["b"], max_length=3)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (None, "adds no special token before a text"),
+        (processors.ByteLevel(), "post_processor is a ByteLevel"),
+        (processors.TemplateProcessing("$A [SEP]", "$A $B [SEP]", [SEP]), "adds no special token before a text"),
+        (processors.TemplateProcessing("[CLS] $A", "[CLS] $B $A", [CLS]), "template has the texts 'BA'"),
+    ],
+)
+def test_a_post_processor_that_does_not_suit_is_refused(end, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        Tokenizer.load(write_json_tokenizer(tmp_path, end))

@@ -108,8 +108,8 @@ def read(
             raise UserError(f"{split.path}: no examples for {name}")
     assert train.columns is not None  # as there are rows
     assert task is not None
-    labels = train.columns.labels
-    names = labels if len(labels) > 1 else next(iter(found.values())).names.get(labels[0], ())
+    first, *more = train.columns.labels
+    names = (first, *more) if more else next(iter(found.values())).names.get(first, ())
     return Data(task, {name: splits[name] for name in sources.SPLITS if name in splits}, tuple(names), tuple(notes))
 
 

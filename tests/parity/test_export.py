@@ -11,7 +11,7 @@ from bert_jax import checkpoint, files
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.predict import TextClassifier
 from bert_jax.tokenizer import Tokenizer
-from convert import huggingface
+from convert import export, huggingface
 from convert.__main__ import main as convert
 from tests.conftest import PRIMES, random_checkpoint
 
@@ -51,8 +51,10 @@ def exported(request, tmp_path_factory):
     found = replace(found, tensors={**found.tensors, "classifier.bias": np.linspace(-1, 1, classes, dtype=np.float32)})
     with files.new_directory(root / "native") as scratch:
         checkpoint.write(scratch, found)
-    convert([str(root / "native"), str(root / "hf"), "--to", "hf"])
     ours = TextClassifier(checkpoint.read(root / "native"), tokenizer := Tokenizer.load(root / "native"))
+    with files.new_directory(root / "hf") as scratch:  # as `convert --to hf` writes a run's best model
+        trained = export.completed(checkpoint.read(root / "native"), tokenizer, trained=True)
+        huggingface.write(scratch, trained)
 
     def scores(*texts: list[str]) -> np.ndarray:
         return activated(kind, ours.logits(tokenizer(*texts, max_length=67)).astype(np.float64))

@@ -1,0 +1,91 @@
+"""The special tokens around a text and a pair, as a tokenizer's post-processor says."""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+
+from bert_jax.errors import UserError
+
+
+class Special(NamedTuple):
+    """Special tokens that follow each other: their ids and their types, int32 [n] each."""
+
+    ids: np.ndarray
+    types: np.ndarray
+
+
+class Frame(NamedTuple):
+    """What stands before the texts, between two of them and after the last, and the type of each text's own tokens."""
+
+    edges: tuple[Special, ...]
+    types: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many special tokens there are."""
+        return sum(len(edge.ids) for edge in self.edges)
+
+    def around(self, *texts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and types, int32 [T] each, of one text or two with the special tokens around them."""
+        ids, types = [self.edges[0].ids], [self.edges[0].types]
+        for text, kind, edge in zip(texts, self.types, self.edges[1:], strict=True):
+            ids += [np.array(text, np.int32), edge.ids]
+            types += [np.full(len(text), kind, np.int32), edge.types]
+        return np.concatenate(ids), np.concatenate(types)
+
+
+def frames(backend: tokenizers.Tokenizer, where: object, *, typed: bool) -> tuple[Frame, Frame]:
+    """The frames of a single text and of a pair; types are all 0 unless `typed`.
+
+    Raises `UserError` for a post-processor of another kind than a template's, BERT's or RoBERTa's, and for one that
+    puts no token before a text: the classifier reads the first one.
+    """
+    said: dict[str, Any] = json.loads(backend.to_str())["post_processor"] or {"type": "none"}
+    if said["type"] == "TemplateProcessing":
+        special = {name: entry["ids"] for name, entry in said["special_tokens"].items()}
+        single, pair = (_of_template(said[kind], special, where) for kind in ("single", "pair"))
+    elif said["type"] in ("BertProcessing", "RobertaProcessing"):
+        cls, sep = said["cls"][1], said["sep"][1]
+        second = int(said["type"] == "BertProcessing")
+        between = [(sep, 0)] if second else [(sep, 0), (sep, 0)]
+        single = _frame([[(cls, 0)], [(sep, 0)]], [0])
+        pair = _frame([[(cls, 0)], between, [(sep, second)]], [0, second])
+    else:
+        single = pair = _frame([[], []], [0])
+        if said["type"] != "none":
+            raise UserError(f"{where}: post_processor is a {said['type']}, which is not supported")
+    for frame in (single, pair):
+        if not len(frame.edges[0].ids):
+            raise UserError(
+                f"{where}: the post-processor adds no special token before a text, and a BERT's classifier reads "
+                "the first one; save the tokenizer with the post-processor that the model was trained with"
+            )
+    return (single, pair) if typed else (_untyped(single), _untyped(pair))
+
+
+def _of_template(parts: list[dict[str, Any]], special: dict[str, list[int]], where: object) -> Frame:
+    edges: list[list[tuple[int, int]]] = [[]]
+    types, order = [], ""
+    for part in parts:
+        kind, said = next(iter(part.items()))
+        if kind == "Sequence":
+            order += said["id"]
+            types.append(said["type_id"])
+            edges.append([])
+        else:
+            edges[-1] += [(number, said["type_id"]) for number in special[said["id"]]]
+    if order not in ("A", "AB"):
+        raise UserError(f"{where}: the post-processor's template has the texts {order!r}; expected 'A' or 'AB'")
+    return _frame(edges, types)
+
+
+def _frame(edges: list[list[tuple[int, int]]], types: list[int]) -> Frame:
+    made = (np.array(edge, np.int32).reshape(-1, 2) for edge in edges)
+    return Frame(tuple(Special(edge[:, 0], edge[:, 1]) for edge in made), tuple(types))
+
+
+def _untyped(frame: Frame) -> Frame:
+    edges = tuple(Special(edge.ids, np.zeros_like(edge.types)) for edge in frame.edges)
+    return Frame(edges, (0,) * len(frame.types))
