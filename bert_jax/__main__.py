@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         epilog="""examples:
   python -m bert_jax --model runs/demo/best "one text" "another text"
   python -m bert_jax --model runs/demo/best --input texts.txt --output out.jsonl
-  python -m bert_jax --model runs/demo/best --input reviews.csv --output labelled.csv
+  python -m bert_jax --model runs/demo --input reviews.csv --output labelled.csv
   python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair\"""",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")

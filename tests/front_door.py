@@ -107,7 +107,7 @@ def written(case: Case) -> Iterator[tuple[Any, pandas.DataFrame]]:
         if case.kind.startswith(("csv", "tsv")):
             quoting = csv.QUOTE_ALL if case.kind == "csv quoted" else csv.QUOTE_MINIMAL
             frame.to_csv(place, index=False, quoting=quoting, **how)
-            yield place, pandas.read_csv(place, keep_default_na=False, dtype={case.names[0]: str}, **how)
+            yield place, pandas.read_csv(place, keep_default_na=False, dtype=str, **how)
         elif case.kind in ("jsonl", "json"):
             records = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
             plain = [{k: v.item() if hasattr(v, "item") else v for k, v in record.items()} for record in records]

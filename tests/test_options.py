@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from train import fine_tune, opening
 from train.__main__ import main
 from train.config import HOSTS, TrainConfig
-from train.options import flag
+from train.options import flag, number_or_word
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -44,7 +44,7 @@ def value_of(field):
         return GIVEN[field.name]
     if choices := field.metadata.get("choices"):
         return choices[-1]
-    return {bool: True, int: 7, float: 0.5, str: "some"}[field.metadata["type"]]
+    return {bool: True, int: 7, float: 0.5, number_or_word: 0.5, str: "some"}[field.metadata["type"]]
 
 
 def words(options):
@@ -81,6 +81,7 @@ WRONG = {
     bool: ("yes", 1, 0.0, None),
     int: ("many", "3", 2.5, True, b"3", [3]),
     float: ("fast", "1e-3", True, 1j, [0.5]),
+    number_or_word: (b"best", True, 1j, [0.5]),
     str: (b"x", 2.5, True, ["x"], ("x", "y"), {}),
     label_names: ("", "a,a", 5, ["a", "a"], ["a", ""], ["a", 1], None),
 }
@@ -94,7 +95,7 @@ def test_values_of_another_kind_are_refused_by_name(name):
         with pytest.raises(UserError) as caught:
             TrainConfig(**{name: value})
         assert str(caught.value).startswith(f"{flag(name)} is {value!r}; expected ")
-    text = "no such" if "choices" in field.metadata else {int: "many", float: "fast"}.get(kind)
+    text = "no such" if "choices" in field.metadata else {int: "many", float: "fast", number_or_word: "fast"}.get(kind)
     if text is not None:  # which the command is given, too, and refuses in the same words
         said = []
         for how in (lambda: main([flag(name), text]), lambda: TrainConfig(**{name: text})):

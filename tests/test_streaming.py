@@ -15,6 +15,7 @@ import pytest
 
 from bert_jax import predict
 from bert_jax.__main__ import main
+from bert_jax.errors import UserError
 from bert_jax.predict import TextClassifier
 from tests.conftest import ROOT
 from tests.processes import PATIENCE
@@ -118,7 +119,7 @@ def test_an_error_of_the_input_reaches_the_reader(classifier, small_windows, goo
 
 
 def test_an_error_of_the_thread_reaches_the_reader(classifier, small_windows):
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match=r"texts\[1000\] is 7; expected a string"):
         list(classifier.stream([*numbered(1000), 7, *numbered(1000)]))  # pyright: ignore[reportArgumentType]
     assert not helpers()
 

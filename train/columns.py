@@ -58,7 +58,7 @@ def task_of(sample: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
     if len(labels) > 1:
         return MULTI_LABEL
     values = [record.get(labels[0]) for record in sample]
-    if 2 * sum(isinstance(value, list | tuple) or _is_written_list(value) for value in values) >= len(values):
+    if 2 * sum(isinstance(value, list | tuple) or _written_list(value) is not None for value in values) >= len(values):
         return MULTI_LABEL
     fractions = [value for value in values if _is_fraction(value)]
     whole = all(float(value or 0).is_integer() for value in fractions)
@@ -119,6 +119,16 @@ def _is_written_list(value: Any) -> bool:
     return isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]")
 
 
+def _written_list(value: Any) -> list[Any] | None:
+    """The list that a cell such as "[1, 0]" or "['a', 'b']" spells out, if it does."""
+    if not _is_written_list(value):
+        return None
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
 def _is_fraction(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
@@ -145,10 +155,8 @@ def _parts(name: str, value: Any, separator: str) -> Sequence[Any]:
     if isinstance(value, list | tuple):
         return value
     if _is_written_list(value) and len(value) < _LIST:
-        try:
-            found = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise ValueError(f"{name} is {shown(value)}, expected a list of names") from None
+        if (found := _written_list(value)) is None:
+            raise ValueError(f"{name} is {shown(value)}, expected a list of names")
         if (
             "," not in value and value.count("'") + value.count('"') > 2
         ):  # numpy's lists, which Python would run together

@@ -14,7 +14,7 @@ from bert_jax.tokenizer import LONG_TEXTS
 from convert.huggingface import MINILM, label_names
 
 from .metrics import ALL_METRICS, TASKS
-from .options import argument, flag, taken
+from .options import argument, flag, number_or_word, taken
 from .options import option as _option
 
 BEST = "best"
@@ -32,13 +32,6 @@ RECIPE, RUN, DEVICES, HOSTS = "recipe", "run", "devices and memory", "several ho
 
 _free = functools.partial(_option, may_change=True)
 """An option that may change when a run goes on: it changes no result, says how long, or is compared by contents."""
-
-
-def _number_or_word(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class TrainConfig:
         None,
         "of several labels, the probability from which one holds, kept with the model; best: of the best F1 on dev "
         "(default: 0.5)",
-        kind=_number_or_word,
+        kind=number_or_word,
         metavar="X|best",
     )
     label_smoothing: float = _option(TASK, 0.0, "share of each target spread over all classes", kind=float, metavar="X")

@@ -89,6 +89,16 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
 
+def number_or_word(value: Any) -> float | str | None:
+    """A number, also as text, or else the text: the kind of an option that takes a number or a word."""
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _flag(value: Any) -> bool | None:
     return bool(value) if isinstance(value, bool | np.bool_) else None
 
@@ -106,6 +116,7 @@ _KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     int: (_whole, "a whole number"),
     float: (_number, "a number"),
     bool: (_flag, "true or false"),
+    number_or_word: (number_or_word, "a number or a word"),
     label_names: (_names, "names that differ, like negative,positive"),
 }
 """Of each kind of option, how a value is taken (None: it is not of the kind), and the words for what is expected."""
