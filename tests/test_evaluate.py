@@ -109,6 +109,7 @@ def test_evaluating_gives_what_training_found(trained, tmp_path, capsys):
         evaluate(["--model", str(run), "--data", str(held), "--out", str(tmp_path / "out")])
 
 
+@pytest.mark.fault(79)
 def test_data_that_the_run_has_seen_is_said(trained, tmp_path, capsys):
     _, run, data, _ = trained
     copy = tmp_path / "renamed.jsonl"

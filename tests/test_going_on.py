@@ -70,6 +70,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.fault(71)
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_finished_run_of_other_data_is_refused(name, options, finished):
     change, said = OTHERS[name]
@@ -83,6 +84,7 @@ def test_a_finished_run_of_other_data_is_refused(name, options, finished):
     assert contents(finished / "run") == before
 
 
+@pytest.mark.fault(71)
 def test_a_finished_run_of_another_model_tokenizer_or_options_is_refused(options, encoder, finished, tmp_path):
     before = contents(finished / "run")
     other = write_random(CONFIG.replace(num_hidden_layers=1), tmp_path / "other")
@@ -138,6 +140,7 @@ def test_a_run_of_an_older_version_is_not_taken_for_this_one(options, finished):
         fine_tune(finished / "data", out=finished / "run", quiet=True, **options)
 
 
+@pytest.mark.fault(72)
 def test_a_finished_run_goes_on_with_more_epochs_and_their_schedule(options, finished, tmp_path, capsys):
     run = finished / "run"
     before = log(run)
@@ -160,6 +163,7 @@ def test_a_finished_run_goes_on_with_more_epochs_and_their_schedule(options, fin
     assert fine_tune(finished / "data", out=run, quiet=True, **{**options, "epochs": 3}) == found
 
 
+@pytest.mark.fault(72)
 def test_without_its_checkpoints_a_finished_run_cannot_go_on(options, finished):
     shutil.rmtree(finished / "run" / "checkpoints")
     before = contents(finished / "run")
@@ -185,6 +189,7 @@ def test_a_run_that_lost_patience_goes_on_with_more_of_it(options, tmp_path, cap
     assert [line["epoch"] for line in log(tmp_path / "run") if "epoch" in line] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.fault(73)
 @pytest.mark.parametrize(
     "changes",
     [{"accumulate": 2, "remat": True}, {"steps_per_dispatch": 3, "attention": "plain", "checkpoint_every": 2}],

@@ -80,6 +80,7 @@ def interrupted(monkeypatch, owner, name, which, times=1):
     monkeypatch.setattr(owner, name, pressed)
 
 
+@pytest.mark.fault(74)
 @pytest.mark.parametrize(
     ("owner", "name", "which", "steps"),
     [
@@ -209,6 +210,7 @@ def test_inspecting_trains_nothing(options, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault(74)
 @pytest.mark.slow
 def test_a_notebooks_stop_button(options, tmp_path):
     manager = pytest.importorskip("jupyter_client").KernelManager(kernel_name="python3")

@@ -33,6 +33,7 @@ def test_starts_are_in_32_bits_as_long_as_these_do():
         assert starts.tolist() == [0, 2**30, 2**30 + last]
 
 
+@pytest.mark.fault(78)
 def test_examples_past_two_to_the_31_are_found(large):
     assert large.starts[-2] == (COUNT - 1) * LENGTH
     few = large.only(np.array([COUNT - 1, 0, 2100]), 4 * LENGTH)
@@ -42,6 +43,7 @@ def test_examples_past_two_to_the_31_are_found(large):
         assert few.ids[few.starts[place] :][:3].tolist() == (there % 65521).tolist()
 
 
+@pytest.mark.fault(78)
 def test_such_a_set_is_streamed(large, monkeypatch):
     monkeypatch.setattr(memory, "physical_memory", lambda: 2**50)
     assert not memory.fits(large)

@@ -61,6 +61,7 @@ def called(how, *arguments, **options):
     return config
 
 
+@pytest.mark.fault(75)
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_option_is_honoured_alike_or_refused_by_name(name, tmp_path):
     options = {"data": "d", "out": str(tmp_path / "run"), **ALSO.get(name, {}), name: value_of(FIELDS[name])}
@@ -87,6 +88,7 @@ WRONG = {
 }
 
 
+@pytest.mark.fault(75)
 @pytest.mark.parametrize("name", FIELDS)
 def test_values_of_another_kind_are_refused_by_name(name):
     field = FIELDS[name]

@@ -129,6 +129,7 @@ def called(primes_directory):
     return dict(zip(CALLS, json.loads(done.stdout), strict=True))
 
 
+@pytest.mark.fault(76)
 @pytest.mark.parametrize("call", CALLS)
 def test_from_python_a_mistake_is_one_line_that_names_it(call, called):
     error, found = called[call]

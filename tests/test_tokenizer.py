@@ -326,6 +326,7 @@ def write_json_tokenizer(directory, end, **settings):
     return directory
 
 
+@pytest.mark.fault(80)
 def test_special_tokens_map_names_special_tokens(tmp_path):
     directory = cased(tmp_path / "tokenizer", "vocab")
     said = {"additional_special_tokens": ["San"], "cls_token": "«", "sep_token": {"content": "»", "lstrip": True}}
@@ -341,6 +342,7 @@ def test_special_tokens_map_is_not_read_beside_a_list_of_added_tokens(tmp_path):
     assert named(Tokenizer.load(directory)(["the"], max_length=8)[0].input_ids) == ["[CLS]", "the", "[SEP]"]
 
 
+@pytest.mark.fault(80)
 @pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "XLMRobertaTokenizer", "Mine", ["BertTokenizer"]])
 def test_another_class_is_refused_by_name(form, name, tmp_path):
     with pytest.raises(UserError, match=rf"tokenizer_class is {re.escape(repr(name))}; expected one of BertTokenizer"):
