@@ -370,6 +370,18 @@ def test_a_row_without_its_column_is_bad_too(tmp_path):
     assert sum(split.skipped for split in read(TrainConfig(data=str(path), skip_bad=True)).splits.values()) == 1
 
 
+def test_a_row_without_its_second_text_is_bad_too(tmp_path):
+    path = tmp_path / "all.jsonl"
+    pair = {"sentence1": LONG, "sentence2": OTHER, "label": 0}
+    rows = [pair, pair | {"label": 1}, {"sentence": LONG, "label": 1}, pair]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        UserError, match=r"all.jsonl: line 3: no column sentence2, which holds the second text of others"
+    ):
+        read(TrainConfig(data=str(path)))
+    assert sum(split.skipped for split in read(TrainConfig(data=str(path), skip_bad=True)).splits.values()) == 1
+
+
 @pytest.mark.parametrize("labels", [(0, 1, -1), (0.5, 1.25, -1.0)])
 def test_a_test_split_without_labels_is_left_out(labels, tmp_path):
     good, other, none = labels

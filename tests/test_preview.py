@@ -67,10 +67,10 @@ def test_repeats_and_contradictions():
 
 
 def test_texts_are_the_same_only_if_they_are_read_alike():
-    rows, dev = [(f"a text {i}", "other", i % 2) for i in range(6)], [("unseen", "other", 0)]
-    different = [("one", "None", 0), ("one\0None", "", 0), ("one", "\0None", 0), ("one\0", "None", 0), ("one", 0)]
+    rows, dev = [(f"a text {i}", "other", i % 2) for i in range(6)], [("unseen", "other", 0), ("neither", "other", 1)]
+    different = [("one", "None", 0), ("one\0None", "", 0), ("one", "\0None", 0), ("one\0", "None", 0)]
     assert not warnings([*rows, *different], dev)
-    assert warnings([*rows, ("one", "", 0), ("one", 0)], dev) == ["1 of 8 texts in train repeat an earlier one"]
+    assert warnings([*rows, ("one", "", 0), ("one", "", 0)], dev) == ["1 of 8 texts in train repeat an earlier one"]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,8 @@ def read_split(
                 raise record
             if columns is None or not all(name in record for name in columns.all()):
                 columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *asked)
+                if split.columns and split.columns.pair and not columns.pair:
+                    raise ValueError(f"no column {split.columns.pair}, which holds the second text of others")
             text, pair = (text_of(record, name) if name else None for name in (columns.text, columns.pair))
             label = finding.label_of(task or SINGLE_LABEL, record, columns.labels, config.label_separator)
             part = finding.split_of(record, columns)
