@@ -23,6 +23,8 @@ def emulated(processor: str, *arguments: str) -> subprocess.CompletedProcess[str
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
+    if processor == "Nehalem":  # else numpy's OpenBLAS may take kernels of the processor beneath, and crash
+        environment["OPENBLAS_CORETYPE"] = "NEHALEM"
     command = [QEMU, "-cpu", processor, sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 

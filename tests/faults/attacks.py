@@ -148,7 +148,7 @@ def code_of_its_own_by_auto_map(repository: Path, bait: Path) -> None:
     _edit(repository / "config.json", auto_map={"AutoModel": "modeling_evil.Model"})
 
 
-@attack(MODEL, refused=False)
+@attack(MODEL, refused=True)
 def a_tokenizer_of_its_own_by_auto_map(repository: Path, bait: Path) -> None:
     (repository / "tokenization_evil.py").write_text(_script(bait))
     _edit(repository / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_evil.T", None]})
@@ -166,7 +166,7 @@ def a_chat_template_that_climbs(repository: Path, bait: Path) -> None:
     _edit(repository / "tokenizer_config.json", chat_template=climbing)
 
 
-@attack(MODEL, refused=False)
+@attack(MODEL, refused=True)
 def modules_that_name_code_and_places(repository: Path, bait: Path) -> None:
     modules = [{"idx": 0, "name": "0", "path": f"../{bait.name}", "type": "os.system"}]
     (repository / "modules.json").write_text(json.dumps(modules))

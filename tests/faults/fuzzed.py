@@ -244,9 +244,9 @@ def _data(directory: Path, name: str, base: bytes) -> Kind:
 
 
 def _check_rows(content: bytes, found: Split, path: Path) -> None:
-    for _, text, label, _ in found.rows:
-        _require(isinstance(text, str) and type(label) in (int, str), "a text that is none, or a label")
-        text.encode()
+    for row in found.rows:
+        _require(isinstance(row.text, str) and type(row.label) in (int, str), "a text that is none, or a label")
+        row.text.encode()
     if not found.rows and b"\xef\xbb\xbf".startswith(content):
         return  # to Python a part of a byte order mark is nothing
     text = content.decode("utf-8-sig")
