@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bert_jax.errors import UserError
-from bert_jax.files import replacing
+from bert_jax.files import new_path
 from bert_jax.tables import kind, numbered_by, records
-from bert_jax.text_columns import find_texts, text_of
+from bert_jax.text_columns import SAMPLE, find_texts, text_of
 
 if TYPE_CHECKING:
     from bert_jax.predict import Prediction
@@ -22,9 +22,6 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 WRITTEN = (".csv", ".parquet")
 """Kinds of files that are written as tables; all others get a JSON object a line."""
-
-_SAMPLE = 200
-"""Records that are looked at to find the columns."""
 
 
 class Table:
@@ -41,7 +38,7 @@ class Table:
     def opened(self) -> Iterator[tuple[Iterator[str], Iterator[str] | None]]:
         """The texts, and the second texts of pairs, to be read side by side."""
         with records(self.path) as (found, _):
-            sample = list(itertools.islice(found, _SAMPLE))
+            sample = list(itertools.islice(found, SAMPLE))
             rows = [record for _, record in sample if isinstance(record, dict)]
             if not sample:
                 raise UserError(f"{self.path}: no rows")
@@ -102,11 +99,7 @@ def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> di
 
 def writing(path: Path, *, overwrite: bool) -> AbstractContextManager[Writer]:
     """Have a csv or parquet file take the place of `path` when the block ends well."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a directory; choose the name of a file")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists; choose another name or pass --overwrite")
-    return _csv(path) if kind(path) == ".csv" else _parquet(path)
+    return (_csv if kind(path) == ".csv" else _parquet)(path, overwrite)
 
 
 class _Csv:
@@ -128,8 +121,8 @@ def _cell(value: Any) -> Any:
 
 
 @contextmanager
-def _csv(path: Path) -> Iterator[Writer]:
-    with replacing(path) as place, open(place, "w", encoding="utf-8", newline="") as file:
+def _csv(path: Path, overwrite: bool) -> Iterator[Writer]:
+    with new_path(path, overwrite=overwrite) as place, open(place, "w", encoding="utf-8", newline="") as file:
         yield _Csv(file, path)
 
 
@@ -142,11 +135,11 @@ class _Rows:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Writer]:
+def _parquet(path: Path, overwrite: bool) -> Iterator[Writer]:
     import pyarrow
     import pyarrow.parquet
 
-    with replacing(path) as place:
+    with new_path(path, overwrite=overwrite) as place:
         found = _Rows()
         yield found
         names = tuple(found.rows[0]) if found.rows else ()

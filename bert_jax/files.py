@@ -161,6 +161,16 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
     """Yield a UTF-8 text file that takes the place of `path` when the block ends well.
 
+    Raises as `new_path` does.
+    """
+    with new_path(path, overwrite=overwrite) as place, open(place, "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def new_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield where to write a file that takes the place of `path` when the block ends well.
+
     Raises `UserError` before anything is written where `path` exists and `overwrite` is false, or
     where it is a directory.
     """
@@ -168,8 +178,8 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         raise UserError(f"{path}: is a directory; choose the name of a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists; choose another name or pass --overwrite")
-    with replacing(path) as place, open(place, "w", encoding="utf-8") as file:
-        yield file
+    with replacing(path) as place:
+        yield place
 
 
 @contextmanager

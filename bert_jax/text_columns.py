@@ -27,6 +27,9 @@ PAIRS = (
     ("text", "pair"),
 )
 
+SAMPLE = 200
+"""Records of a table that are looked at to find columns, and to tell the task."""
+
 _WORDS = 3
 """Words on average, from which a column is taken for one of texts."""
 

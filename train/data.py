@@ -12,16 +12,13 @@ from typing import Any, NamedTuple
 from bert_jax.config import SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.tables import Record
-from bert_jax.text_columns import text_of
+from bert_jax.text_columns import SAMPLE, text_of
 
 from . import columns as finding
 from . import sources
 from .columns import Columns
 from .config import TrainConfig
 from .sources import Source
-
-_SAMPLE = 200
-"""Records that are looked at to find columns, and to tell the task."""
 
 
 class Row(NamedTuple):
@@ -123,7 +120,7 @@ def read_split(
     parts: list[tuple[int, Path | str]] = []
     digests: list[str] = []
     records = _numbered(source, parts, digests)
-    sample = list(itertools.islice(records, _SAMPLE))
+    sample = list(itertools.islice(records, SAMPLE))
     tables = [record for _, record in sample if isinstance(record, dict)]
     asked = config.text_column, config.pair_column, config.label_column
     if tables and train and train.columns and not finding.has_labels(tables[0], train.columns):
