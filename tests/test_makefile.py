@@ -1,5 +1,6 @@
 """`make demo` with a stand-in for Python: which steps it takes, and how it ends."""
 
+import os
 import shutil
 import subprocess
 
@@ -21,7 +22,10 @@ def demo(folder, parity_code: int) -> tuple[subprocess.CompletedProcess[str], li
     )
     python.chmod(0o755)
     command = ["make", "demo", f"VENV={folder}", f"RUNS={folder / 'runs'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # The variables of a make that runs these tests, PYTHON among them, are not this make's.
+    outer = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "PYTHON"}
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     return done, (folder / "ran").read_text().split()
 
 
