@@ -14,7 +14,8 @@ import numpy as np
 from bert_jax.checkpoint import with_classifier
 from bert_jax.command import Parser, run
 from bert_jax.config import REGRESSION, SINGLE_LABEL
-from convert import conversion, huggingface
+from convert import conversion
+from convert.location import MINILM, locate
 from train.batches import shuffled
 from train.config import TrainConfig
 from train.data import read
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train both on each data set with each seed, and print a JSON line of every score."""
     parser = Parser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--data", nargs="+", required=True, metavar="PATH", help="data sets with train and dev files")
-    parser.add_argument("--model", default=huggingface.MINILM, metavar="DIR|ID", help="checkpoint to start from")
+    parser.add_argument("--model", default=MINILM, metavar="DIR|ID", help="checkpoint to start from")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds to train with")
     parser.add_argument("--epochs", type=int, default=3, metavar="N", help="passes over the training examples")
     parser.add_argument("--learning-rate", type=float, default=5e-5, metavar="X", help="peak learning rate")
@@ -62,7 +63,7 @@ def torch_scores(model: str, data: str, seed: int, epochs: int, learning_rate: f
     found = read(config)
     names, targets = targets_of(found)
     torch.manual_seed(seed)
-    directory = huggingface.locate(model).directory
+    directory = locate(model).directory
     tokenizer = AutoTokenizer.from_pretrained(directory)
     net = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=len(names), problem_type=found.task)
     start, _ = with_classifier(conversion.read(model).checkpoint, names, seed, found.task)

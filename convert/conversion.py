@@ -16,7 +16,9 @@ from bert_jax.tensors import read_metadata
 from bert_jax.tokenizer import Tokenizer
 
 from . import huggingface
-from .huggingface import Findings, Location
+from .huggingface import Findings
+from .location import Location, locate
+from .weights import WEIGHTS
 
 
 class Conversion(NamedTuple):
@@ -33,7 +35,7 @@ def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ())
 
     Raises `UserError` where they do not.
     """
-    location = huggingface.locate(source, revision)
+    location = locate(source, revision)
     if is_native(location.directory):
         found = checkpoint.read(location.directory)
         findings = Findings(sorted(found.tensors), {}, [])
@@ -50,7 +52,7 @@ def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ())
 def is_native(directory: Path) -> bool:
     """Whether a directory's safetensors header calls itself ours."""
     try:
-        return read_metadata(directory / huggingface.WEIGHTS).get("format") == checkpoint.FORMAT
+        return read_metadata(directory / WEIGHTS).get("format") == checkpoint.FORMAT
     except UserError:
         return False  # the reader for Hugging Face says what is wrong with it
 

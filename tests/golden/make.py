@@ -16,7 +16,7 @@ from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import BertConfig
 from bert_jax.files import write_json
 from bert_jax.tensors import write_tensors
-from convert import conversion, huggingface, parity, reference
+from convert import conversion, location, parity, reference
 from convert.names import rows
 
 HERE = Path(__file__).parent
@@ -134,7 +134,7 @@ def main() -> None:
         made = parity.ask_torch(read, max_length=128, sample=True, sweep=True)
         reference.save(directory / "reference.safetensors", made)
         print(name, json.dumps(changes))
-    read = conversion.read(huggingface.MINILM)
+    read = conversion.read(location.MINILM)
     reference.save(MINILM, parity.ask_torch(read, max_length=512, sample=True, sweep=True))
 
 

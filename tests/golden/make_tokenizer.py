@@ -12,7 +12,7 @@ from pathlib import Path
 import tokenizers
 import transformers
 
-from convert import huggingface
+from convert.location import MINILM, locate
 from tests.tokenizer_texts import MAX_LENGTHS, NAMES, blocks, digest, directory_of, encode
 
 GOLDEN = Path(__file__).parent / "tokenizer.json"
@@ -35,7 +35,7 @@ class Reference:
 
 def main() -> None:
     """Make everything anew."""
-    minilm = huggingface.locate(huggingface.MINILM).directory
+    minilm = locate(MINILM).directory
     hashes: dict[str, dict[str, list[str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in NAMES:

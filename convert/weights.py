@@ -1,0 +1,63 @@
+"""The weights in a Hugging Face directory: one file or shards, as safetensors or as torch's pickles."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.files import read_json
+from bert_jax.tensors import read_tensors
+
+from . import torch_file
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+
+
+def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors of a directory, and the SHA-256 of each file they were read from.
+
+    From `model.safetensors`, the shards an index names, or a pickle of torch's, in this order.
+    """
+    # What is there may be a link; where that leads is for the reader to say.
+    if os.path.lexists(directory / WEIGHTS):
+        found = read_tensors(directory / WEIGHTS)
+        return found.tensors, {WEIGHTS: found.sha256}
+    if os.path.lexists(directory / INDEX):
+        return _read_shards(directory)
+    if os.path.lexists(directory / PICKLE):
+        found = torch_file.read(directory / PICKLE)
+        return found.tensors, {PICKLE: found.sha256}
+    pickles = sorted(path.name for path in directory.glob("*.bin"))
+    also = f"; {pickles[0]} is not read" if pickles else ""
+    raise UserError(f"{directory}: no {WEIGHTS}, {INDEX} or {PICKLE}{also}; save the checkpoint as safetensors")
+
+
+def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    index = directory / INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}\.safetensors", name):
+            raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
+    missing = [name for name in names if not os.path.lexists(directory / name)]
+    if missing or not names:
+        listed = ", ".join(missing) or "all"
+        raise UserError(f"{index}: shards missing beside it: {listed}; download them again")
+    tensors: dict[str, np.ndarray] = {}
+    hashes, origins = {}, {}
+    for file in names:
+        shard = read_tensors(directory / file)
+        hashes[file] = shard.sha256
+        for name, array in shard.tensors.items():
+            if name in tensors:
+                raise UserError(f"{directory / file}: {name} is in another shard too; download the checkpoint again")
+            tensors[name], origins[name] = array, file
+    if astray := sorted(name for name in {*tensors, *weight_map} if origins.get(name) != weight_map.get(name)):
+        raise UserError(f"{index}: index and shards differ in {', '.join(astray)}; download them again")
+    return tensors, hashes
