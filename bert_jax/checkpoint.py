@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from bert_jax import tokenizer as tokenizers
 from bert_jax.config import CLASSIFIER, ENCODER, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import decode, parse_json, read_bytes, read_json, write_json
+from bert_jax.misplaced import check_config_lies_in
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -116,12 +117,12 @@ def check_memory(config: BertConfig, where: object) -> None:
         )
 
 
-def read_config(path: Path) -> tuple[BertConfig, str]:
-    """`config.json` and its SHA-256, with the file named in every error."""
+def read_config(path: Path, reading: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> tuple[BertConfig, str]:
+    """`config.json`, or what `reading` makes of it, and its SHA-256; every error names the file."""
     content = read_bytes(path)
     data = parse_json(content, path)
     try:
-        config = BertConfig.from_dict(data)
+        config = BertConfig.from_dict(reading(data))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except TypeError as error:
@@ -188,6 +189,7 @@ def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
         raise UserError(f"{directory}: no such directory; expected a checkpoint made by `python -m convert`")
     if (directory / RECORD).is_file() and not (directory / "config.json").exists():
         directory = best_of(directory)
+    check_config_lies_in(directory)
     config, config_sha256 = read_config(directory / "config.json")
     path = directory / "model.safetensors"
     tensors, metadata, sha256 = read_tensors(path, hashed=hashed)
@@ -246,8 +248,9 @@ def with_classifier(
 def without_classifier(start: Checkpoint) -> Checkpoint:
     """The encoder of a classifier, as it was before it had one."""
     config = start.config.replace(architecture=ENCODER, labels=(), problem_type=None)
-    kept = parameter_shapes(config)
-    return replace(start, config=config, tensors={name: start.tensors[name] for name in kept})
+    tensors = {name: start.tensors[name] for name in parameter_shapes(config)}
+    metadata = {name: value for name, value in start.metadata.items() if name != "threshold"}
+    return replace(start, config=config, tensors=tensors, metadata=metadata)
 
 
 def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:

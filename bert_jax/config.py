@@ -225,7 +225,8 @@ def _architecture(data: Mapping[str, Any]) -> str:
         return ENCODER
     known = (*ARCHITECTURES, *_HEADS_LEFT_BEHIND)
     good = isinstance(names, list) and len(names) == 1 and names[0] in known
-    _require(good, "architectures", names, _one_of([[name] for name in known]))
+    way = "; of other heads, python -m convert --encoder-only takes the encoder"
+    _require(good, "architectures", names, _one_of([[name] for name in known]) + way)
     return CLASSIFIER if names[0] == CLASSIFIER else ENCODER
 
 

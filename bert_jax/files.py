@@ -22,6 +22,9 @@ from bert_jax.errors import UserError
 MOST_BYTES = 64 * 2**20
 """A text file of a checkpoint may be so large; those of the largest vocabularies take a third of it."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that git-lfs keeps in the place of another one (git-lfs, docs/spec.md)."""
+
 _MOMENT = 60.0
 """Seconds between making a scratch directory and locking it, at most."""
 
@@ -36,7 +39,8 @@ def sha256(path: Path) -> str:
 def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader]:
     """Open a regular file for reading; everything is to be read, and hashed, through this one descriptor.
 
-    Raises `UserError` where it is missing, unreadable, or a pipe or device (which may never end).
+    Raises `UserError` where it is missing, unreadable, a pipe or device (which may never end), or what a clone without
+    git-lfs has in the place of the file.
     With `within`, a link must not lead out of that directory, but for the hub cache's own.
     """
     try:
@@ -57,6 +61,9 @@ def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UserError(f"{path}: not a regular file")
+        with suppress(OSError):  # which comes again where the file is read
+            if file.peek(len(_POINTER)).startswith(_POINTER):
+                raise UserError(f"{path}: a pointer of git-lfs, not the file itself; run `git lfs pull` in the clone")
         yield file
 
 

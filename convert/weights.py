@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
+from bert_jax.misplaced import explained
 from bert_jax.tensors import read_tensors
 
 from . import torch_file
@@ -17,34 +18,36 @@ INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
 
 
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+
+
 def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """All tensors of a directory, and the SHA-256 of each file they were read from.
 
-    From `model.safetensors`, the shards an index names, or a pickle of torch's, in this order.
+    From `model.safetensors`, the shards an index names, a pickle of torch's or the shards an index of these names, in
+    this order.
     """
     # What is there may be a link; where that leads is for the reader to say.
-    if os.path.lexists(directory / WEIGHTS):
-        found = read_tensors(directory / WEIGHTS)
-        return found.tensors, {WEIGHTS: found.sha256}
-    if os.path.lexists(directory / INDEX):
-        return _read_shards(directory)
-    if os.path.lexists(directory / PICKLE):
-        found = torch_file.read(directory / PICKLE)
-        return found.tensors, {PICKLE: found.sha256}
-    pickles = sorted(path.name for path in directory.glob("*.bin"))
-    also = f"; {pickles[0]} is not read" if pickles else ""
-    raise UserError(f"{directory}: no {WEIGHTS}, {INDEX} or {PICKLE}{also}; save the checkpoint as safetensors")
+    for name, read in ((WEIGHTS, read_tensors), (INDEX, None), (PICKLE, torch_file.read), (PICKLE_INDEX, None)):
+        if not os.path.lexists(directory / name):
+            continue
+        if read is None:
+            return _read_shards(directory / name)
+        found = read(directory / name)
+        return found.tensors, {name: found.sha256}
+    raise UserError(f"{directory}: no {WEIGHTS} and no {PICKLE}, whole or in shards; {explained(directory)}")
 
 
-def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    index = directory / INDEX
+def _read_shards(index: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    directory, ending = index.parent, ".safetensors" if index.name == INDEX else ".bin"
+    read = read_tensors if index.name == INDEX else torch_file.read
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}\.safetensors", name):
-            raise UserError(f"{index}: weight_map names {name!r}; expected a .safetensors file beside the index")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}" + re.escape(ending), name):
+            raise UserError(f"{index}: weight_map names {name!r}; expected a {ending} file beside the index")
     missing = [name for name in names if not os.path.lexists(directory / name)]
     if missing or not names:
         listed = ", ".join(missing) or "all"
@@ -52,7 +55,7 @@ def _read_shards(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     tensors: dict[str, np.ndarray] = {}
     hashes, origins = {}, {}
     for file in names:
-        shard = read_tensors(directory / file)
+        shard = read(directory / file)
         hashes[file] = shard.sha256
         for name, array in shard.tensors.items():
             if name in tensors:

@@ -212,7 +212,7 @@ def test_what_is_not_there_is_said(tmp_path, primes_directory):
         UserError, match=r"nothing: no such directory; expected a checkpoint made by `python -m convert`"
     ):
         read(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"config\.json: no such file"):
+    with pytest.raises(UserError, match=r"no config\.json; it is empty"):
         read(tmp_path)
     shutil.copy(primes_directory / "config.json", tmp_path)
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):

@@ -13,15 +13,20 @@ import pytest
 
 from bert_jax.files import read_json, sha256
 from bert_jax.tensors import read_tensors
+from tests import torch_files
 from tests.conftest import ROOT
 from tests.hub import HubHandler
 from tests.processes import PATIENCE
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"
 REPOSITORY = "someone/tiny-bert"
-COMMITS = {"main": "a" * 40, "old": "b" * 40}
+COMMITS = {"main": "a" * 40, "old": "b" * 40, "pickled": "c" * 40}
 # What each commit holds: the golden checkpoint of that name.
-CHECKPOINTS = {COMMITS["main"]: "many_heads", COMMITS["old"]: "sharded_classifier"}
+CHECKPOINTS = {
+    COMMITS["main"]: "many_heads",
+    COMMITS["old"]: "sharded_classifier",
+    COMMITS["pickled"]: "many_heads",
+}
 # Offered by the repository, and never to be asked for.
 UNWANTED = (
     "modeling_tiny.py",
@@ -87,6 +92,9 @@ def root(tmp_path_factory) -> Path:
         shutil.copytree(GOLDEN / name, root / commit, ignore=shutil.ignore_patterns("reference.safetensors"))
         for unwanted in UNWANTED:
             (root / commit / unwanted).write_text("raise SystemExit('never to be run')")
+    weights = root / COMMITS["pickled"] / "model.safetensors"
+    torch_files.write(weights.with_name("pytorch_model.bin"), read_tensors(weights).tensors)
+    weights.unlink()
     return root
 
 
@@ -143,6 +151,18 @@ def test_a_revision_is_passed_on(revision, hub, convert, tmp_path):
     assert_converted(tmp_path / "out", COMMITS["old"])
     assert not hub.files_asked_for() & set(UNWANTED)
     assert "model.safetensors.index.json" in hub.files_asked_for()
+
+
+def test_a_pickle_is_asked_for_where_there_is_nothing_else(hub, convert, tmp_path):
+    commit = COMMITS["pickled"]
+    done = convert(hub.address, REPOSITORY, tmp_path / "out", "--revision", "pickled")
+    assert done.returncode == 0, done.stderr
+    assert hub.files_asked_for() == {"config.json", "pytorch_model.bin", "vocab.txt", "tokenizer_config.json"}
+    assert read_json(tmp_path / "out" / "conversion.json")["revision"] == commit
+    expected = read_tensors(GOLDEN / "many_heads" / "model.safetensors").tensors
+    assert len(read_tensors(tmp_path / "out" / "model.safetensors").tensors) == len(expected)
+    again = convert("http://127.0.0.1:1", REPOSITORY, tmp_path / "again", "--revision", "pickled")
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize(
