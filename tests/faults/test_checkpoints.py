@@ -82,5 +82,5 @@ def test_08_missing_shard(command, encoder, tmp_path, refused):
 @pytest.mark.fault(8)
 def test_08_no_weights_at_all(encoder, tmp_path, refused):
     (encoder / "model.safetensors").rename(encoder / "weights.bin")
-    fragments = [encoder, "no model.safetensors", "weights.bin is not read"]
+    fragments = [encoder, "no model.safetensors", "weights.bin"]
     refused("convert", encoder, tmp_path / "out", fragments=fragments)
