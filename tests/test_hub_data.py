@@ -128,13 +128,14 @@ def hub(tmp_path_factory):
 def inspect(hub, tmp_path):
     """Run `python -m train --inspect` with the hub there, and a cache of its own."""
 
-    def call(*arguments, endpoint=None):
+    def call(*arguments, endpoint=None, **settings):
         environment = {key: value for key, value in os.environ.items() if not key.upper().endswith("_PROXY")}
         environment = {key: value for key, value in environment.items() if not key.startswith("HF_")}
         environment |= {
             "HF_ENDPOINT": endpoint or f"http://127.0.0.1:{hub.server_port}",
             "HF_HOME": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_XET": "1",
+            **settings,
         }
         command = [sys.executable, "-m", "train", "--inspect", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
@@ -173,6 +174,14 @@ def test_what_the_hub_has_not_is_one_line(arguments, said, hub, inspect, tmp_pat
     done = inspect("--model", encoder(tmp_path), "--max-length", 32, *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
+    assert not (hub.root / "ran").exists()
+
+
+def test_a_script_of_the_data_set_is_never_run(hub, inspect, tmp_path):
+    words = ("--data", NAME, "--data-revision", "scripted", "--model", encoder(tmp_path), "--max-length", 32)
+    done = inspect(*words, HF_DATASETS_TRUST_REMOTE_CODE="1")  # what made datasets before 4.0 run it
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "Dataset scripts are no longer supported, but found reviews.py" in done.stderr
     assert not (hub.root / "ran").exists()
 
 

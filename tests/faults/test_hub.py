@@ -64,7 +64,9 @@ class Handler(HubHandler):
             revision = path.removeprefix(f"{api}revision/")
             commit = COMMITS.get(revision, revision)
             if commit in CHECKPOINTS:
-                self.answer_json({"id": REPOSITORY, "sha": commit, "siblings": [], "private": False})
+                # Libraries before 2.0 take the names of the files from here, later ones from the tree.
+                files = [{"rfilename": file.name} for file in sorted((self.server.root / commit).iterdir())]
+                self.answer_json({"id": REPOSITORY, "sha": commit, "siblings": files, "private": False})
             else:
                 self.refuse("RevisionNotFound")
         elif path.startswith(f"{api}tree/"):
