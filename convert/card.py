@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 
 from . import scores
 from .markdown import code, table
-from .runs import Run
+from .runs import Run, file_hashes
 
 _HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 _DATA_FILE = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".txt")
@@ -148,7 +148,7 @@ python -m bert_jax --model model "a text"
 
 def _files(record: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count:,} in {code(split)}" for split, count in record["examples"].items())
-    files = sorted((Path(path).name, digest) for path, digest in record["data"].items())
+    files = sorted((Path(path).name, digest) for path, digest in file_hashes(record).items())
     text = f"{code(_data_name(record))}, with {counts}.\n\n" + table(
         ("file", "SHA-256"), [(code(name), code(digest)) for name, digest in files[:_MOST_FILES]]
     )
@@ -177,7 +177,9 @@ def _base(record: Mapping[str, Any]) -> str | None:
 def _dataset_id(record: Mapping[str, Any]) -> str | None:
     """The data's hub id; None where files of that path were read, or are there."""
     name = record["config"]["data"]
-    read = any(path == name or (path.startswith(f"{name}/") and path.endswith(_DATA_FILE)) for path in record["data"])
+    read = any(
+        path == name or (path.startswith(f"{name}/") and path.endswith(_DATA_FILE)) for path in file_hashes(record)
+    )
     return name if re.fullmatch(_HUB_ID, name) and not read and not Path(name).exists() else None
 
 

@@ -1,5 +1,7 @@
-"""A training run as a source: its best model, and what its `run.json` says."""
+"""A training run as a source: its best model, and what its `run.json` says, also one of an older version."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,3 +36,16 @@ def find(source: str) -> Run | None:
         return None  # a checkpoint, even if a run.json lies in it
     path = directory / RECORD
     return Run(best_of(directory), read_json(path), path)
+
+
+def split_hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of each split that a run has read; an older version kept these apart, as `splits`."""
+    contents = record.get("contents", {}).items()
+    named = {split[1]: digest for name, digest in contents if (split := re.fullmatch(r"the data \((\w+)\)", name))}
+    return record.get("splits", {}) | named
+
+
+def file_hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of each file that a run has read; an older version did not say of which split it is."""
+    parts = (value if isinstance(value, dict) else {name: value} for name, value in record["data"].items())
+    return {path: digest for part in parts for path, digest in part.items()}

@@ -96,9 +96,11 @@ def test_the_base_model_is_a_hub_id_or_not_said(source, base, said, tmp_path):
     ],
 )
 def test_datasets_are_those_of_the_hub(data, read, datasets, tmp_path):
-    record = record_of(data=read)
-    record["config"] |= {"data": data, "data_revision": "abc"}
-    front, _ = exported(write_run(tmp_path / "run", record), tmp_path / "out")
+    older, record = record_of(data=read), record_of(data={"train": read})
+    for each in (older, record):
+        each["config"] |= {"data": data, "data_revision": "abc"}
+    front, body = exported(write_run(tmp_path / "run", record), tmp_path / "out")
+    assert (front, body) == exported(write_run(tmp_path / "older", older), tmp_path / "out", "--overwrite")
     assert front.get("datasets") == datasets
     dataset = front["model-index"][0]["results"][0]["dataset"]
     assert dataset["type"] == (data if datasets else "custom")

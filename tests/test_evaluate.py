@@ -19,6 +19,7 @@ from train import fine_tune
 from train.config import parse
 from train.evaluate import main as evaluate
 from train.evaluate import seen_before
+from train.metrics import METRICS
 
 WORDS = ["good", "bad", "film", "not", "a", "the", "very"]
 
@@ -68,6 +69,13 @@ def test_a_run_of_each_task(trained):
     assert found["dev"][name] > 0.7
     page = (run / "report.html").read_text()
     assert f"{found['dev'][name]:.4f}" in page
+    assert {split: set(sure) for split, sure in record["intervals"].items()} == {
+        split: set(METRICS[task]) for split in found
+    }
+    for split, sure in record["intervals"].items():
+        for figure, (low, high) in sure.items():
+            assert low <= found[split][figure] <= high
+            assert f"{low:.4f} to {high:.4f}" in page
     assert f"python -m train --model {record['config']['model']}" in page
 
 
@@ -125,7 +133,11 @@ def test_data_that_the_run_has_seen_is_said(trained, tmp_path, capsys):
     evaluate(["--model", str(run), "--data", str(copy), "--out", str(tmp_path / "other")])
     assert "warning" not in capsys.readouterr().out
     record = json.loads((run / "run.json").read_text())
-    assert seen_before(record["splits"]["train"], record) == said
+    assert seen_before(record["contents"]["the data (train)"], record) == said
+    chosen = {"contents": {"the model": "e", "the data (train)": "t", "the data (dev)": "d", "the data (test)": "e"}}
+    assert seen_before("d", chosen).startswith("the best model was chosen")
+    assert not seen_before("e", chosen)
+    # What runs of an older version say.
     assert seen_before("d", {"splits": {"train": "t", "dev": "d", "test": "e"}}).startswith("the best model was chosen")
     assert not seen_before("e", {"splits": {"train": "t", "dev": "d", "test": "e"}})
     assert not seen_before("e", {})

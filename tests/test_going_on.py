@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bert_jax import files
 from bert_jax.errors import UserError
 from tests.conftest import write_random
 from tests.test_recipe import CONFIG
@@ -84,6 +85,53 @@ def test_a_finished_run_of_other_data_is_refused(name, options, finished):
     assert contents(finished / "run") == before
 
 
+def parts(directory, **splits):
+    """Files train-00000-of-00002.csv and so on, of each split's parts."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    for name, rows in splits.items():
+        for i, part in enumerate(rows):
+            text = "text,label\n" + "".join(f"{text},{label}\n" for text, label in part)
+            (directory / f"{name}-{i:05}-of-{len(rows):05}.csv").write_text(text)
+    return directory
+
+
+@pytest.mark.fault(71)
+def test_parts_that_are_others_are_named(options, tmp_path):
+    train, dev = [ROWS[:16], ROWS[16:24], ROWS[24:]], [ROWS[:6], ROWS[6:12]]
+    call = {**options, "epochs": 1, "out": tmp_path / "run", "quiet": True}
+    found = fine_tune(parts(tmp_path / "data", train=train, dev=dev), **call)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["data"] == {
+        name: {str(path): files.sha256(path) for path in sorted((tmp_path / "data").glob(f"{name}-*"))}
+        for name in ("train", "dev")
+    }
+    assert all(digest in (tmp_path / "run" / "report.html").read_text() for digest in record["data"]["dev"].values())
+    assert fine_tune(parts(tmp_path / "moved", train=train, dev=dev), **call) == found
+    for changes, said in (
+        ({"dev": [dev[0], ROWS[21:27]]}, "the data (dev: dev-00001-of-00002.csv changed)"),
+        ({"train": [*train[:2], ROWS[:9]]}, "the data (train: train-00002-of-00003.csv changed)"),
+        ({"dev": [ROWS[:12]]}, "the data (dev: dev-00000-of-00001.csv added, dev-00000-of-00002.csv removed, "
+         "dev-00001-of-00002.csv removed)"),
+        ({"test": [ROWS[:4], ROWS[4:8]]}, "the data (test)"),
+    ):  # fmt: skip
+        parts(tmp_path / "data", **{"train": train, "dev": dev, **changes})
+        with pytest.raises(UserError) as caught:
+            fine_tune(tmp_path / "data", **call)
+        assert f"had other contents of {said}; choose another" in str(caught.value)
+    folder = tmp_path / "folders"
+    for name, part in (("train", "a"), ("train", "b"), ("dev", "a"), ("dev", "b")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / f"{part}.csv").write_text("text,label\n" + "".join(f"{x},{y}\n" for x, y in ROWS[:12]))
+    call["out"] = tmp_path / "other"
+    fine_tune(folder, **call)
+    shutil.copy(folder / "dev" / "a.csv", folder / "dev" / "c.csv")
+    (folder / "train" / "b.csv").unlink()
+    with pytest.raises(UserError) as caught:
+        fine_tune(folder, **call)
+    assert "of the data (train: b.csv removed) and the data (dev: c.csv added); choose" in str(caught.value)
+
+
 @pytest.mark.fault(71)
 def test_a_finished_run_of_another_model_tokenizer_or_options_is_refused(options, encoder, finished, tmp_path):
     before = contents(finished / "run")
@@ -130,6 +178,23 @@ def test_the_command_says_that_a_run_is_finished_or_refuses(options, finished, c
     write(finished / "data", test=ROWS)
     with pytest.raises(UserError, match=r"had other contents of the data \(test\)"):
         main(words)
+
+
+def test_a_run_of_an_older_version_goes_on_or_is_refused_in_a_line(options, finished):
+    path = finished / "run" / "run.json"
+    record = json.loads(path.read_text())
+    del record["intervals"]
+    record["splits"] = {name: record["contents"][f"the data ({name})"] for name in record["data"]}
+    record["data"] = {file: digest for files in record["data"].values() for file, digest in files.items()}
+    path.write_text(json.dumps(record))
+    assert fine_tune(finished / "data", out=finished / "run", quiet=True, **options) == record["best"]
+    parts(finished / "parts", train=[ROWS[:20], ROWS[20:39]], dev=[ROWS[:12]], test=[ROWS[20:30]])
+    with pytest.raises(UserError, match=r"had other contents of the data \(train\); choose another"):
+        fine_tune(finished / "parts", out=finished / "run", quiet=True, **options)
+    fine_tune(finished / "data", out=finished / "run", quiet=True, **{**options, "epochs": 3})
+    after = json.loads(path.read_text())
+    assert "splits" not in after
+    assert set(after["data"]) == set(after["intervals"]) | {"train"}
 
 
 def test_a_run_of_an_older_version_is_not_taken_for_this_one(options, finished):

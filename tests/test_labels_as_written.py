@@ -59,6 +59,12 @@ def test_other_lists_hold_labels(labels, targets):
     assert (task, found) == (MULTI_LABEL, targets)
 
 
+def test_a_written_list_of_any_length_is_a_list():
+    vectors = [[int(i == j) for j in range(5000)] for i in range(3)]
+    task, names, targets = understood([str(vector) for vector in vectors])
+    assert (task, len(names), targets) == (MULTI_LABEL, 5000, vectors)
+
+
 @pytest.mark.fault(63)
 @pytest.mark.parametrize(
     ("labels", "said"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from bert_jax.errors import UserError
 from convert.huggingface import label_names
 from tests.conftest import ROOT
-from train import fine_tune, opening
+from train import fine_tune, hosts, opening
 from train.__main__ import main
 from train.config import HOSTS, TrainConfig
 from train.options import flag, number_or_word
@@ -21,6 +22,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 HOST = {"coordinator": "here:80", "num_processes": 9, "process_id": 7}
 GIVEN = {"checkpoint_every": "7m", "labels": ("no", "yes"), **HOST}
 """Values of options that do not take just any one of their kind."""
+
+OTHER = {"coordinator": "there:80", "num_processes": 8, "process_id": 6}
 
 ALSO = {"stride": {"long_texts": "windows"}, **dict.fromkeys(HOST, HOST)}
 """What an option is given with."""
@@ -138,6 +141,23 @@ def test_what_python_alone_can_say_wrong_is_refused_by_name():
         with pytest.raises(UserError) as caught:
             fine_tune(*arguments, **options)
         assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_processes_have_the_same_options_but_for_what_is_their_own(name, monkeypatch):
+    sent = []
+    nothing = SimpleNamespace(checkpoint=SimpleNamespace(config=None, tensors={}), data=(), evaluated={})
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda digests: sent.append(digests) or sent)
+    first = TrainConfig(**ALSO.get(name, {}))
+    second = dataclasses.replace(first, **{name: value_of(FIELDS[name]) if name not in HOST else OTHER[name]})
+    hosts.agree(first, nothing)
+    own = ("out", "coordinator", "process_id", "restart", "join_timeout", "model", "revision", "data")
+    if name in own:
+        hosts.agree(second, nothing)
+    else:
+        with pytest.raises(UserError, match="process 1 has other options than process 0"):
+            hosts.agree(second, nothing)
 
 
 def test_the_docs_list_what_may_change_when_a_run_goes_on():

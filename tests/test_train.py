@@ -456,9 +456,12 @@ def test_the_run_directory_says_everything(finished, encoder, reviews):
     assert record["config"]["seed"] == 0
     assert record["versions"]["jax"] == jax.__version__
     assert record["device"]["platform"] == jax.default_backend()
+    splits = ("train", "dev", "test")
     assert record["data"] == {
-        str(reviews / f"{name}.tsv"): files.sha256(reviews / f"{name}.tsv") for name in ("dev", "test", "train")
+        name: {str(reviews / f"{name}.tsv"): files.sha256(reviews / f"{name}.tsv")} for name in splits
     }
+    assert set(record["contents"]) == {"the model", "the tokenizer", *(f"the data ({name})" for name in splits)}
+    assert "splits" not in record
     hashes = {name: files.sha256(encoder / name) for name in ("config.json", "model.safetensors")}
     assert record["source"] == {"source": "random", **hashes}
     assert record["best"]["test"]["examples"] == 23

@@ -1,6 +1,7 @@
 """Which columns of a table hold the texts and the labels, and what a label is, by name and by what is in them."""
 
 import ast
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -11,8 +12,6 @@ from bert_jax.errors import UserError
 from bert_jax.text_columns import LABELS, check_alike, check_asked, check_header, is_texts, named, shown, texts_in
 
 _FRACTION = re.compile(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*")
-_LIST = 10_000
-"""Characters of a list in a cell, at most."""
 
 
 class Columns(NamedTuple):
@@ -58,7 +57,11 @@ def task_of(sample: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
     if len(labels) > 1:
         return MULTI_LABEL
     values = [record.get(labels[0]) for record in sample]
-    if 2 * sum(isinstance(value, list | tuple) or _written_list(value) is not None for value in values) >= len(values):
+    lists = 0
+    for value in values:
+        with contextlib.suppress(ValueError):
+            lists += _listed(labels[0], value) is not None
+    if 2 * lists >= len(values):
         return MULTI_LABEL
     fractions = [value for value in values if _is_fraction(value)]
     whole = all(float(value or 0).is_integer() for value in fractions)
@@ -115,18 +118,19 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, float) and value in (0.0, 1.0))
 
 
-def _is_written_list(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]")
+def _listed(name: str, value: Any) -> Sequence[Any] | None:
+    """A list, also one that a cell such as "[1, 0]" or "['a', 'b']" spells out; None where there is none.
 
-
-def _written_list(value: Any) -> list[Any] | None:
-    """The list that a cell such as "[1, 0]" or "['a', 'b']" spells out, if it does."""
-    if not _is_written_list(value):
+    Raises `ValueError` where brackets hold something else.
+    """
+    if isinstance(value, list | tuple):
+        return value
+    if not (isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]")):
         return None
     try:
         return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+        raise ValueError(f"{name} is {shown(value)}, expected a list of names") from None
 
 
 def _is_fraction(value: Any) -> bool:
@@ -152,14 +156,9 @@ def _number(name: str, value: Any) -> float:
 
 
 def _parts(name: str, value: Any, separator: str) -> Sequence[Any]:
-    if isinstance(value, list | tuple):
-        return value
-    if _is_written_list(value) and len(value) < _LIST:
-        if (found := _written_list(value)) is None:
-            raise ValueError(f"{name} is {shown(value)}, expected a list of names")
-        if (
-            "," not in value and value.count("'") + value.count('"') > 2
-        ):  # numpy's lists, which Python would run together
+    if (found := _listed(name, value)) is not None:
+        if isinstance(value, str) and "," not in value and value.count("'") + value.count('"') > 2:
+            # numpy's lists, which Python would run together
             raise ValueError(f"{name} is {shown(value)}, expected commas between names")
         return found
     if isinstance(value, str):

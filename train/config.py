@@ -39,9 +39,13 @@ class TrainConfig:
     """What a run depends on; validated on construction (`UserError` names the option)."""
 
     model: str = _free(
-        MODEL, MINILM, "checkpoint to start from: native or Hugging Face directory, or hub id", metavar="DIR|ID"
+        MODEL,
+        MINILM,
+        "checkpoint to start from: native or Hugging Face directory, or hub id",
+        metavar="DIR|ID",
+        may_differ=True,
     )
-    revision: str | None = _free(MODEL, None, "branch, tag or commit of a hub id", metavar="R")
+    revision: str | None = _free(MODEL, None, "branch, tag or commit of a hub id", metavar="R", may_differ=True)
     new_classifier: bool = _option(
         MODEL, False, "put a new classifier in place of the model's, for other labels or another task", kind=bool
     )
@@ -53,6 +57,7 @@ class TrainConfig:
         "labelled texts: a directory with train, dev and test files, one file (csv, tsv, jsonl, json, parquet, "
         "txt with labels beside it), an aclImdb tree, or a hub id",
         metavar="PATH|ID",
+        may_differ=True,
     )
     data_name: str | None = _free(DATA, None, "configuration of a hub dataset", metavar="NAME")
     data_revision: str | None = _free(DATA, None, "branch, tag or commit of a hub dataset", metavar="R")
@@ -124,8 +129,12 @@ class TrainConfig:
     )
     seed: int = _option(RECIPE, 0, "decides order, dropout and new parameters", kind=int, metavar="N")
 
-    out: str | None = _free(RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN")
-    restart: bool = _free(RUN, False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool)
+    out: str | None = _free(
+        RUN, None, "run directory to make (default: runs/NAME-OF-DATA)", metavar="RUN", may_differ=True
+    )
+    restart: bool = _free(
+        RUN, False, "start over, in place of the run in RUN, which otherwise goes on", kind=bool, may_differ=True
+    )
     checkpoint_every: str = _free(RUN, "10m", "save the run every N steps, or every N minutes (Nm)", metavar="N|Nm")
     tensorboard: bool = _free(RUN, False, "write TensorBoard event files too (the tensorboard extra)", kind=bool)
 
@@ -146,10 +155,14 @@ class TrainConfig:
     distributed: bool = _free(
         HOSTS, False, "join the other processes of a Slurm, Kubernetes, Open MPI or TPU job", kind=bool
     )
-    coordinator: str | None = _free(HOSTS, None, "join at this address of process 0", metavar="HOST:PORT")
+    coordinator: str | None = _free(
+        HOSTS, None, "join at this address of process 0", metavar="HOST:PORT", may_differ=True
+    )
     num_processes: int | None = _free(HOSTS, None, "processes that meet there", kind=int, metavar="N")
-    process_id: int | None = _free(HOSTS, None, "this process's number, from 0", kind=int, metavar="I")
-    join_timeout: int = _free(HOSTS, 300, "wait so long for the other processes", kind=int, metavar="SECONDS")
+    process_id: int | None = _free(HOSTS, None, "this process's number, from 0", kind=int, metavar="I", may_differ=True)
+    join_timeout: int = _free(
+        HOSTS, 300, "wait so long for the other processes", kind=int, metavar="SECONDS", may_differ=True
+    )
 
     def __post_init__(self):
         for one in dataclasses.fields(self):

@@ -38,7 +38,7 @@ class Split(NamedTuple):
     """Rows of one split, where they come from, its SHA-256, how many rows were left out, and which columns were read.
 
     `parts` are the files, each with the number after which its rows begin, and `unit` is what is counted in them:
-    lines, rows, or nothing where a file is one text.
+    lines, rows, or nothing where a file is one text. `files` has the SHA-256 of each file, or of a tree of texts.
     """
 
     path: Path | str
@@ -48,6 +48,7 @@ class Split(NamedTuple):
     parts: tuple[tuple[int, Path | str], ...] = ()
     unit: str = "line"
     columns: Columns | None = None
+    files: Mapping[str, str] = {}
 
     def place(self, *numbers: int) -> str:
         """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
@@ -152,7 +153,9 @@ def read_split(
         else:  # a million rows hold few labels: one object for each of these
             rows.append(Row(number, text or "", known.setdefault(label, label), pair, part))
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return task, split._replace(parts=tuple(parts), skipped=skipped, sha256=sha256)
+    each = zip((str(name) for _, name in parts), digests, strict=True)
+    files = dict(each) if source.unit else {str(source.path): sha256}
+    return task, split._replace(parts=tuple(parts), skipped=skipped, sha256=sha256, files=files)
 
 
 def _sources(config: TrainConfig, alone: bool) -> dict[str, Source]:

@@ -14,6 +14,7 @@ from bert_jax.config import CLASSIFIER, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 from bert_jax.tokenizer import LONG_TEXTS
+from convert.runs import split_hashes
 
 from .config import TrainConfig
 
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         labels=start.config.labels,
         facts=facts,
         command=shlex.join(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
-        hashes={**start.sha256, str(split.path): split.sha256},
+        hashes={**start.sha256, **split.files},
     )
     sure = {name: measured.intervals(task)}
     text = page.render(subject, {name: measured}, sure)
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def seen_before(sha256: str, record: Mapping[str, Any]) -> str:
     """What to say of data of this hash, where the run of `record` (run.json) has seen it; empty where it has not."""
-    there = [name for name, before in record.get("splits", {}).items() if before == sha256]
+    there = [name for name, before in split_hashes(record).items() if before == sha256]
     if "train" in there:
         return "the model was trained on this very data: these figures say little of other texts"
     return "the best model was chosen on this very data: these figures flatter it" if "dev" in there else ""

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import jax
@@ -22,9 +23,6 @@ from .config import TrainConfig
 from .prepare import Prepared
 
 T = TypeVar("T")
-
-_OWN = ("out", "coordinator", "process_id", "restart", "join_timeout", "model", "revision", "data")
-"""Options in which processes may differ: only the first one writes, and what was read is compared itself."""
 
 HEARTBEAT = 10
 """Seconds without a sign of life of a process after which JAX ends the others."""
@@ -99,7 +97,7 @@ def agree(config: TrainConfig, prepared: Prepared) -> None:
     """Raise `UserError`, on every process, unless all have the same options, model and data."""
     if jax.process_count() == 1:
         return
-    options = {name: value for name, value in vars(config).items() if name not in _OWN}
+    options = {one.name: getattr(config, one.name) for one in fields(config) if not one.metadata["may_differ"]}
     tokens = [array for part in prepared.evaluated.values() for each in part.examples for array in each[:2]]
     labels = [part.targets for part in prepared.evaluated.values()]
     parts = {

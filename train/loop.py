@@ -241,6 +241,9 @@ class _Run:
         if self.prepared.task == MULTI_LABEL:
             facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
         with writing(self.out / page.NAME), self.watchdog.long():
+            record["intervals"] = hosts.on_first(
+                lambda: {name: one.intervals(self.prepared.task) for name, one in measured.items()}
+            )
             hosts.on_first(lambda: outcome.write(self.out, self.config, self.prepared, record, facts, measured))
         with writing(self.out / "run.json"):  # which says that the run is finished
             hosts.on_first(lambda: write_json(self.out / "run.json", record))

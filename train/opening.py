@@ -17,8 +17,11 @@ from .events import check_installed
 from .metrics import ALL_METRICS
 from .options import flag
 from .prepare import Prepared, prepare
+from .sources import SPLITS
 
 LOCK = "lock"
+_NAMED = 5
+"""Files that a message names, at most."""
 _OURS = frozenset({LOCK, ".run.json.new"})  # what a run killed before its run.json was there leaves
 
 
@@ -64,7 +67,8 @@ def check_writable(out: Path) -> None:
 def identity(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
     """What `run.json` says of options, model and data; a run goes on only with the same (`refuse_others`).
 
-    `contents` are SHA-256 sums of what was read, wherever it lies: of the model, its tokenizer, and each split.
+    `contents` are SHA-256 sums of what was read, wherever it lies: of the model, its tokenizer, and each split; `data`
+    are those of each split's files.
     """
     start = prepared.checkpoint
     splits = {"train": prepared.train, **{name: one.split for name, one in prepared.evaluated.items()}}
@@ -76,6 +80,7 @@ def identity(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             "the tokenizer": _digest(files),
             **{f"the data ({name})": split.sha256 for name, split in splits.items()},
         },
+        "data": {name: dict(split.files) for name, split in splits.items()},
         "task": prepared.task,
         "labels": list(start.config.labels),
     }
@@ -104,7 +109,7 @@ def refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         reason = "is of an older version, and what it read is not known"
         raise UserError(f"{out}: the run there {reason}; choose another --out, or --restart starts over")
     one, other = before["contents"], now["contents"]
-    if others := [name for name in {**one, **other} if one.get(name) != other.get(name)]:
+    if others := [_which(name, before, now) for name in {**one, **other} if one.get(name) != other.get(name)]:
         raise UserError(
             f"{out}: the run there had other contents of {' and '.join(others)}; choose another --out or --restart"
         )
@@ -112,6 +117,20 @@ def refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         if before[name] != now[name]:
             old, new = (", ".join(v[:20]) if isinstance(v, list) else v for v in (before[name], now[name]))
             raise UserError(f"{out}: the run there has the {name} {old}, now {new}; choose another --out or --restart")
+
+
+def _which(content: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The contents that differ; of a split of several files, also which of these."""
+    split = next((name for name in SPLITS if content == f"the data ({name})"), None)
+    old, new = (record.get("data", {}).get(split) for record in (before, now))
+    if not (isinstance(old, dict) and isinstance(new, dict)) or len(old) == len(new) == 1:
+        return content  # an older version did not say of which split a file is
+    old, new = ({Path(path).name: digest for path, digest in files.items()} for files in (old, new))
+    words = {name: "added" if name not in old else "changed" for name in new if old.get(name) != new[name]}
+    words |= {name: "removed" for name in old if name not in new}
+    files = ", ".join(f"{name} {word}" for name, word in sorted(words.items())[:_NAMED])
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return f"the data ({split}: {files or 'the same files in another order'}{more})"
 
 
 def _options_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

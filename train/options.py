@@ -12,19 +12,31 @@ from bert_jax.command import check_choice
 from bert_jax.errors import UserError
 from convert.huggingface import label_names
 
+_OURS = ("group", "type", "may_change", "may_differ")
+"""What a field says that `add_argument` does not take."""
+
 _SHOWN = 100
 """Characters of a wrong value that a message shows."""
 
 
-def option(group: str, default: Any, help: str, *, kind: Any = str, may_change: bool = False, **more: Any) -> Any:
+def option(
+    group: str,
+    default: Any,
+    help: str,
+    *,
+    kind: Any = str,
+    may_change: bool = False,
+    may_differ: bool = False,
+    **more: Any,
+) -> Any:
     """A field for an option of type `kind` (a key of `_KINDS`), in this group of the help.
 
     `may_change` says that a run goes on with another value of it: the results stay those of the run, or the option is
-    there to lead to others (`epochs`). `more` is what `add_argument` takes: `choices`, `metavar`.
+    there to lead to others (`epochs`). `may_differ` says that the processes of a run may have values of their own: only
+    the first one writes, and what was read is compared itself. `more` is what `add_argument` takes.
     """
-    return field(
-        default=default, metadata={"group": group, "help": help, "type": kind, "may_change": may_change, **more}
-    )
+    ours = dict(zip(_OURS, (group, kind, may_change, may_differ), strict=True))
+    return field(default=default, metadata={"help": help, **ours, **more})
 
 
 def flag(name: str) -> str:
@@ -54,7 +66,7 @@ def taken(one: Field[Any], value: Any) -> Any:
 
 def argument(one: Field[Any]) -> dict[str, Any]:
     """What `add_argument` takes for an option: its types and choices are those that `taken` checks."""
-    settings = {name: value for name, value in one.metadata.items() if name not in ("group", "may_change", "type")}
+    settings = {name: value for name, value in one.metadata.items() if name not in _OURS}
     kind = one.metadata["type"]
     how = {"action": "store_true"} if kind is bool else {"type": _reader(kind)}
     return {"default": one.default, **settings, **how}

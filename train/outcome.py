@@ -28,11 +28,12 @@ def write(
     """Write `report.html` into a run's directory, from its record, its log and the logits of its best model."""
     network = prepared.checkpoint.config
     device = record["device"]
+    paths = [prepared.train.path, *(one.split.path for one in measured.values())]
     size = f"{network.num_hidden_layers} layers, {network.hidden_size} wide"
     shown = {
         "model": f"{record['source'].get('source', config.model)} ({size})",
         "data": "; ".join(f"{name} {count:,} texts" for name, count in record["examples"].items())
-        + f"; {', '.join(dict.fromkeys(map(str, record['data'])))}",
+        + f"; {', '.join(dict.fromkeys(map(str, paths)))}",
         "task": f"{record['task'].replace('_', ' ')}: {', '.join(network.labels[:30])}",
         "batches": f"{config.batch_size} texts a step in rows of {record['row_length']} tokens, "
         f"{record['steps'] // config.epochs:,} steps an epoch",
@@ -40,7 +41,6 @@ def write(
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
     given = page.changed(config)
-    sure = {name: one.intervals(prepared.task) for name, one in measured.items()}
     options = {name: str(value) for name, value in record["config"].items() if name in (*_SHOWN, *given)}
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     subject = Subject(
@@ -54,6 +54,7 @@ def write(
         metric=prepared.metric,
         speed={name: value for name, value in facts.items() if name not in ("model", "report", "threshold")},
         options=options,
-        hashes={**{n: v for n, v in record["source"].items() if len(str(v)) == 64}, **record["data"]},
+        hashes={n: v for n, v in record["source"].items() if len(str(v)) == 64}
+        | {path: digest for files in record["data"].values() for path, digest in files.items()},
     )
-    write_whole(run / page.NAME, page.render(subject, measured, sure).encode())
+    write_whole(run / page.NAME, page.render(subject, measured, record["intervals"]).encode())

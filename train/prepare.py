@@ -47,7 +47,6 @@ class Prepared(NamedTuple):
     train: Split
     lines: np.ndarray
     evaluated: dict[str, Evaluated]
-    sha256: dict[str, str]
     counts: dict[str, int]
     notes: list[str]
     task: str
@@ -105,7 +104,6 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         found.splits["train"]._replace(rows=[]),
         numbers[np.asarray(texts["train"].owners)],
         evaluated,
-        {str(split.path): split.sha256 for split in found.splits.values()},
         {name: len(split.rows) for name, split in found.splits.items()},
         notes,
         found.task,

@@ -81,11 +81,6 @@ def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int
             "processes": jax.process_count(),
         },
         "source": {name: value for name, value in metadata.items() if name not in Cutting._fields} | {**hashes},
-        "data": {str(path): digest for path, digest in sorted(prepared.sha256.items())},
-        "splits": {
-            "train": prepared.train.sha256,
-            **{name: one.split.sha256 for name, one in prepared.evaluated.items()},
-        },
         "examples": prepared.counts,
         "steps": steps,
         "row_length": shapes.row_length,

@@ -1,8 +1,8 @@
 """Where the splits of a data set lie: a file, a directory of them, a tree of folders, a hub, memory."""
 
 import contextlib
+import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from bert_jax.errors import UserError
 from bert_jax.files import decode, read_bytes
 from bert_jax.tables import ENDINGS, Record, check_names, numbered_by, records
+
+from .cells import content, plain
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """The names of each split, in files, folders and on the hub."""
@@ -93,7 +95,7 @@ def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, S
         for one in names:
             if one in found and split not in sources:
                 where = f"{hub_id}{f' ({name})' if name else ''}{f' at {commit}' if commit else ''}, {one}"
-                sources[split] = _rows(where, found[one], _features(found[one]))
+                sources[split] = _rows(where, _records_of(found[one], where), _features(found[one]))
     if "train" not in sources:
         raise UserError(f"{hub_id}: no train split; there are: {', '.join(map(str, found))}")
     return sources
@@ -176,8 +178,13 @@ def _rows(name: str, table: Iterable[Any], names: Mapping[str, tuple[str, ...]])
         digest = hashlib.sha256()
 
         def numbered() -> Iterator[Record]:
-            for number, record in enumerate(table, 1):
-                digest.update(json.dumps(record, sort_keys=True, default=str).encode())
+            for number, row in enumerate(table, 1):
+                place = f"{name}: row {number}"
+                record = _record(row, place)
+                try:
+                    digest.update(content(record))
+                except ValueError as error:
+                    raise UserError(f"{place}: {error}; leave the column out") from None
                 yield number, record
 
         yield numbered(), digest.hexdigest
@@ -185,11 +192,14 @@ def _rows(name: str, table: Iterable[Any], names: Mapping[str, tuple[str, ...]])
     return Source(name, [(name, opening)], "row", names)
 
 
-def _records_of(table: Any, name: str) -> Iterable[dict[str, Any]]:
+def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
     if hasattr(table, "to_dict") and hasattr(table, "iloc"):  # a pandas frame
         check_names(list(map(str, table.columns)), name)
-        return [_plain(row) for row in table.to_dict("records")]
+        return table.to_dict("records")
     if hasattr(table, "features"):
+        for column, feature in (table.features or {}).items():
+            if getattr(feature, "decode", False):  # pictures and sounds stay bytes, which can be compared
+                table = table.cast_column(column, dataclasses.replace(feature, decode=False))
         return table
     rows = list(table)
     names = {2: ("text", "label"), 3: ("text", "pair", "label")}
@@ -199,12 +209,19 @@ def _records_of(table: Any, name: str) -> Iterable[dict[str, Any]]:
     if len({len(row) for row in rows if not isinstance(row, Mapping)}) > 1:
         raise UserError(f"{name}: some rows are (text, label) and some (text, pair, label); expected one kind")
     pairs = (row if isinstance(row, Mapping) else zip(names[len(row)], row, strict=True) for row in rows)
-    return [_plain(dict(pair)) for pair in pairs]
+    return [dict(pair) for pair in pairs]
 
 
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row with names and values of Python's own, also where they were numpy's."""
-    return {str(name): value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
+def _record(row: Any, place: str) -> dict[str, Any]:
+    """A row by the names of its columns, as a run reads it."""
+    if not isinstance(row, Mapping):
+        raise UserError(
+            f"{place}: expected a dictionary, not {type(row).__name__}; a table's with_format(None) has them"
+        )
+    found = {str(name): plain(value) for name, value in row.items()}
+    if len(found) < len(row):
+        check_names(list(map(str, row)), place)
+    return found
 
 
 def _features(table: Any) -> dict[str, tuple[str, ...]]:
