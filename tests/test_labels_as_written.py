@@ -10,7 +10,7 @@ from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
 from bert_jax.errors import UserError
 from train.config import TrainConfig
 from train.data import read
-from train.labels import targets_of
+from train.labels import by_number, targets_of
 
 
 def understood(labels, task=None, names=(), **options):
@@ -164,3 +164,60 @@ def test_a_classifier_takes_other_labels_where_it_is_told_to(primes_directory, p
     numbers = tmp_path / "numbers.csv"
     numbers.write_text("text,score\n" + "".join(f"film {i},{i / 4}\n" for i in range(8)))
     assert prepare(TrainConfig(**how | {"data": str(numbers)}, new_classifier=True)).task == "regression"
+
+
+def as_datasets(labels, names):
+    """A table of `datasets` whose labels are numbers, or lists of numbers, with names."""
+    import datasets
+
+    one = datasets.ClassLabel(names=names)
+    kind = datasets.Sequence(one) if isinstance(labels[0], list) else one
+    texts = [f"some words {i}" for i in range(len(labels))]
+    features = datasets.Features({"text": datasets.Value("string"), "label": kind})
+    return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+
+
+def test_a_data_set_says_which_number_is_which():
+    # As `class_encode_column` names the numbers 0 to 10, in order of the alphabet.
+    names = sorted(map(str, range(11)))
+    both = as_datasets(list(range(11)) * 2, names)
+    called, targets = targets_of(read(TrainConfig(), None, {"train": both, "dev": both}))
+    assert called == tuple(names)
+    assert targets["train"].tolist() == list(range(11)) * 2
+    few = as_datasets([1, 2, 1, 2], ["1", "2", "3"])
+    called, targets = targets_of(read(TrainConfig(), None, {"train": few, "dev": few}))
+    assert (called, targets["train"].tolist()) == (("1", "2", "3"), [1, 2, 1, 2])
+    lists = as_datasets([[0], [1], [2], [0]], ["0", "2", "1"])
+    called, targets = targets_of(read(TrainConfig(), None, {"train": lists, "dev": lists}))
+    assert targets["train"].argmax(axis=1).tolist() == [0, 1, 2, 0]
+
+
+def test_splits_whose_labels_are_numbered_differently():
+    ours, theirs = as_datasets([0, 1, 0, 1], ["pos", "neg"]), as_datasets([0, 1, 0, 0], ["neg", "pos"])
+    written = [("some words", "neg"), ("more words", "pos")]
+    for tables, train, dev in (
+        ({"train": ours, "dev": theirs}, [0, 1, 0, 1], [1, 0, 1, 1]),
+        ({"train": ours, "dev": written}, [0, 1, 0, 1], [1, 0]),
+        ({"train": written, "dev": theirs}, [0, 1], [0, 1, 0, 0]),  # neg, pos
+        ({"train": ours, "dev": [("some words", 1)]}, [0, 1, 0, 1], [1]),
+        ({"train": [("a", 0), ("b", 1)], "dev": theirs}, [0, 1], [0, 1, 0, 0]),
+    ):
+        _, targets = targets_of(read(TrainConfig(), None, tables))
+        assert (targets["train"].tolist(), targets["dev"].tolist()) == (train, dev)
+
+
+def test_a_model_and_a_data_set_that_number_the_same_names_differently():
+    table = as_datasets([0, 1, 0, 0], ["pos", "neg"])
+    data = read(TrainConfig(), None, {"train": table, "dev": table})
+    for names in (("neg", "pos"), ("NEG", "POS"), ("neg", "neutral", "pos")):
+        called, targets = targets_of(data, names)
+        assert called == names
+        assert [names[i].lower() for i in targets["train"]] == ["pos", "neg", "pos", "pos"]
+        assert not by_number(data, names)
+    called, targets = targets_of(data, ("LABEL_0", "LABEL_1"))
+    assert targets["train"].tolist() == [0, 1, 0, 0]
+    assert by_number(data, called) == "labels pos, neg of the data are taken, by number, for LABEL_0, LABEL_1"
+    with pytest.raises(UserError, match=r"its 2 labels are pos, neg; expected LABEL_0, LABEL_1, LABEL_2; write these"):
+        targets_of(data, ("LABEL_0", "LABEL_1", "LABEL_2"))
+    with pytest.raises(UserError, match=r"row 1: label 'pos' is unknown; expected one of neg, bad"):
+        targets_of(data, ("neg", "bad"))

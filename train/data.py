@@ -39,6 +39,7 @@ class Split(NamedTuple):
 
     `parts` are the files, each with the number after which its rows begin, and `unit` is what is counted in them:
     lines, rows, or nothing where a file is one text. `files` has the SHA-256 of each file, or of a tree of texts.
+    `names` are those that the source gives labels 0, 1, ...
     """
 
     path: Path | str
@@ -49,6 +50,7 @@ class Split(NamedTuple):
     unit: str = "line"
     columns: Columns | None = None
     files: Mapping[str, str] = {}
+    names: tuple[str, ...] = ()
 
     def place(self, *numbers: int) -> str:
         """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
@@ -106,9 +108,8 @@ def read(
             raise UserError(f"{split.path}: no examples for {name}")
     assert train.columns is not None  # as there are rows
     assert task is not None
-    first, *more = train.columns.labels
-    names = (first, *more) if more else next(iter(found.values())).names.get(first, ())
-    return Data(task, {name: splits[name] for name in sources.SPLITS if name in splits}, tuple(names), tuple(notes))
+    names = train.columns.labels if len(train.columns.labels) > 1 else train.names
+    return Data(task, {name: splits[name] for name in sources.SPLITS if name in splits}, names, tuple(notes))
 
 
 def read_split(
@@ -130,7 +131,8 @@ def read_split(
     if columns and task is None:
         task = finding.task_of(tables, columns.labels)
     rows: list[Row] = []
-    split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns)
+    names = tuple(source.names.get(columns.labels[0], ())) if columns else ()
+    split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns, names=names)
     skipped, known = 0, {}
     for number, record in itertools.chain(sample, records):
         try:

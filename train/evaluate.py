@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     from convert import conversion, runs
 
     from .data import read
-    from .labels import targets_of
+    from .labels import by_number, targets_of
 
     out = args.out or Path("runs") / f"evaluation-{Path(args.data).resolve().name.split('.')[0]}"
     check_new_directory(out, overwrite=args.overwrite)
@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     if name not in found.splits:
         raise UserError(f"{args.data}: no {name} split; there are: {', '.join(found.splits)}")
     split = found.splits[name]
-    _, targets = targets_of(found._replace(splits={"train": split}), start.config.labels)
+    found = found._replace(splits={"train": split}, names=split.names or found.names)
+    _, targets = targets_of(found, start.config.labels)
 
     from rich.console import Console
 
@@ -119,7 +120,11 @@ def main(argv: list[str] | None = None) -> None:
             scratch / "evaluation.json", {"facts": facts, "split": name, "metrics": metrics, "intervals": sure[name]}
         )
     console.print(figures_table(task, {name: metrics}, sure))
-    for said in (absent(task, targets["train"], metrics, start.config.labels), warning):
+    for said in (
+        by_number(found, start.config.labels),
+        absent(task, targets["train"], metrics, start.config.labels),
+        warning,
+    ):
         if said:
             console.print(f"warning  {said}", soft_wrap=True)
     if (bins := calibration(task, logits, targets["train"])) is not None:

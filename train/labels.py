@@ -31,6 +31,7 @@ def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
             raise UserError(f"a regression has one number, named {', '.join(names)} here; name one, or none")
         found = {name: np.array([[row.label] for row in s.rows], np.float32) for name, s in data.splits.items()}
         return tuple(names) or data.names or ("score",), found
+    data = _as_named(data, names)
     if data.task == MULTI_LABEL and (width := vector_length(data)):
         names = tuple(names) or data.names or tuple(map(str, range(width)))
         if len(names) != width:
@@ -46,6 +47,61 @@ def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
         owners = [i for i, row in enumerate(split.rows) for _ in row.label]
         held[owners, ids[name]] = 1
     return names, targets
+
+
+def by_number(data: Data, names: Sequence[str]) -> str:
+    """What to say where labels that the data name are taken for `names` by their numbers; else nothing."""
+    if not names or not _named_numbers(data) or _shared(data, names):
+        return ""
+    return f"labels {', '.join(data.names[:20])} of the data are taken, by number, for {', '.join(names[:20])}"
+
+
+def _as_named(data: Data, names: Sequence[str]) -> Data:
+    """Numbers of labels as the names that their source gives them, in the letters of `names`.
+
+    Where none of these names is among `names`, or else among the training labels, they stay numbers; `UserError` where
+    there are more or fewer of them than of `names`.
+    """
+    if data.task == REGRESSION or not _named_numbers(data):
+        return data
+    shared = _shared(data, names)
+    if not shared:
+        if names and len(names) != len(data.names):
+            raise UserError(
+                f"{next(iter(data.splits.values())).path}: its {len(data.names)} labels are "
+                f"{', '.join(data.names[:20])}; expected {', '.join(names[:20])}; write these in place of numbers"
+            )
+        return data
+    splits = {}
+    for which, split in data.splits.items():
+        said = [shared.get(name, shared.get(name.casefold(), name)) for name in split.names or data.names]
+
+        def named(label: Any, said: Sequence[str] = said) -> Any:
+            if isinstance(label, tuple):
+                return tuple(map(named, label))
+            return said[label] if isinstance(label, int) and 0 <= label < len(said) else label
+
+        splits[which] = split._replace(rows=[row._replace(label=named(row.label)) for row in split.rows])
+    return data._replace(splits=splits)
+
+
+def _named_numbers(data: Data) -> bool:
+    """Whether labels are numbers whose names the source says."""
+    named = (split for split in data.splits.values() if split.names)
+    return any(isinstance(label, int) for split in named for _, _, label in _labels(split))
+
+
+def _shared(data: Data, names: Sequence[str]) -> dict[str, str]:
+    """The names that labels are to have, as they are written, if the data give their numbers one of them at least.
+
+    They are `names`, or what the source of the training data says, or its labels; in whatever case, if that is clear.
+    """
+    train = next(iter(data.splits.values()))
+    known = names or data.names or {label for _, _, label in _labels(train) if isinstance(label, str)}
+    folded = {name.casefold(): name for name in known}
+    clear = (folded if len(folded) == len(known) else {}) | {name: name for name in known}
+    said = {name for split in data.splits.values() for name in split.names}
+    return clear if (said | {name.casefold() for name in said}) & set(clear) else {}
 
 
 def vector_length(data: Data) -> int:

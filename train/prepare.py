@@ -18,7 +18,7 @@ from convert import conversion
 from .batches import TokenSet
 from .config import TrainConfig
 from .data import Data, Split, read
-from .labels import class_weights, targets_of
+from .labels import by_number, class_weights, targets_of
 from .metrics import METRICS, TASK_NAMES, TASKS
 from .preview import Lengths, preview
 
@@ -72,8 +72,9 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
     check_max_length(config.max_length, start.config)
     found = read(config, _task(config, start), tables)
     _check_options(config, start, found)
+    wanted = config.labels or start.config.labels
     try:
-        names, targets = targets_of(found, config.labels or start.config.labels)
+        names, targets = targets_of(found, wanted)
     except UserError as error:
         if not start.config.labels:
             raise
@@ -95,6 +96,8 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
     if new:
         notes.append(f"new      {', '.join(new)} (normal, {start.config.initializer_range}, seed {config.seed})")
     notes += found.notes
+    if said := by_number(found, wanted):
+        notes.append(f"warning  {said}")
     read_of = {name: (one.lengths, one.cut) for name, one in texts.items()}
     notes.append(preview(found, names, targets, read_of, config.max_length))
     numbers = np.array([row.number for row in found.splits["train"].rows], np.int32)
