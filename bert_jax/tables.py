@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,9 @@ Record = tuple[int, dict[str, Any] | UserError]
 
 _SAMPLE = 1000
 """Lines of a .tsv that are looked at to see whether its cells are quoted."""
+
+_LONGEST, _LIMIT = 1 << 30, threading.Lock()
+"""Characters of a cell, at most, and whose turn it is to tell csv so."""
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -120,7 +124,6 @@ def _lines(file: BinaryIO, path: Path, newline: str = "") -> Iterator[str]:
 
 
 def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
-    csv.field_size_limit(1 << 30)
     lines = _lines(file, path)
     before = [next(lines, "")]  # to the line of names
     while before[-1] and not before[-1].strip():
@@ -142,7 +145,7 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
     header: list[str] | None = None
     start = 1
     try:
-        for cells in reader:
+        for cells in _cells(reader):
             line, start = start, reader.line_num + 1
             if not cells:
                 continue
@@ -158,6 +161,20 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
         raise UserError(f"{path}: line {start}: {error}") from None
 
 
+def _cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows of a csv reader, with cells of any length; csv's limit is the whole process's, and stays as it was."""
+    while True:
+        with _LIMIT:
+            before = csv.field_size_limit(_LONGEST)
+            try:
+                row = next(reader, None)
+            finally:
+                csv.field_size_limit(before)
+        if row is None:
+            return
+        yield row
+
+
 def _is_quoted(sample: list[str], path: Path) -> bool:
     """Whether lines of a .tsv are quoted as a writer of csv does it, where that makes a difference.
 
@@ -165,7 +182,7 @@ def _is_quoted(sample: list[str], path: Path) -> bool:
     """
     text = "".join(sample).replace("\r\n", "\n")
     try:
-        rows = list(csv.reader(io.StringIO(text), delimiter="\t", strict=True))
+        rows = list(_cells(csv.reader(io.StringIO(text), delimiter="\t", strict=True)))
     except csv.Error:
         return False
     again = io.StringIO()

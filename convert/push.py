@@ -3,6 +3,8 @@
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,14 +47,10 @@ def push(directory: Path, repository: str, *, private: bool) -> Pushed:
     Raises `UserError` where the hub refuses, or where `private` is asked of a public repository.
     """
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.utils import disable_progress_bars, logging
 
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     api = HfApi(token=get_token() or False)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with _quietly():
             url = api.create_repo(repository, private=private or None, exist_ok=True)
             if private and not api.repo_info(repository).private:
                 raise UserError("it is there, and public; make it private on the hub, or leave out --private")
@@ -65,6 +63,22 @@ def push(directory: Path, repository: str, *, private: bool) -> Pushed:
     except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
         raise UserError(f"{directory} is written, but {repository} did not take it: {_reason(error)}") from None
     return Pushed(str(url), str(done.oid))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Have the hub's library print errors alone, and progress bars to a terminal alone."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    level, own = logging.get_verbosity(), not (sys.stderr.isatty() or are_progress_bars_disabled())
+    logging.set_verbosity_error()
+    with warnings.catch_warnings(action="ignore"):  # of an environment that says whether there are bars
+        disable_progress_bars() if own else None
+        try:
+            yield
+        finally:
+            enable_progress_bars() if own else None
+            logging.set_verbosity(level)
 
 
 def _reason(error: BaseException) -> str:

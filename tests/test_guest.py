@@ -1,8 +1,10 @@
 """As a library, training is a guest: Ctrl-C stops it and is passed on, and the process is left as it was."""
 
+import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 
@@ -13,6 +15,7 @@ from jax._src import monitoring
 
 from bert_jax import compilation
 from bert_jax.errors import UserError
+from tests import test_hub_data
 from tests.conftest import ROOT, write_random
 from tests.processes import PATIENCE
 from tests.test_going_on import ROWS, log
@@ -65,6 +68,22 @@ def left_as_it_was(whole, monkeypatch):
     before = process()
     yield
     assert process() == before
+
+
+hub = test_hub_data.hub
+
+
+@pytest.mark.fault(74)
+def test_every_way_leaves_the_process_as_it_was(options, hub, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+    environment = {name: value for name, value in environment.items() if not name.startswith(("HF_", "CRC32C"))}
+    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "tests.guest", str(options["model"]), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    found = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    assert len(found) == 7
+    assert {way: names for way, names in found.items() if names} == {}
 
 
 def interrupted(monkeypatch, owner, name, which, times=1):

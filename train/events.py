@@ -9,6 +9,8 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
+from .guest import as_found
+
 FOLDER = "tensorboard"
 """Where they lie in a run directory."""
 
@@ -23,10 +25,11 @@ class Events:
     """Event files of a run, made from its log: what was there, written anew, and what comes."""
 
     def __init__(self, run: Path):
-        from tensorboardX import SummaryWriter
-
         shutil.rmtree(run / FOLDER, ignore_errors=True)  # of lines that the log has no more, too
-        self._writer = SummaryWriter(str(run / FOLDER))
+        with as_found("CRC32C_SW_MODE"):
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(run / FOLDER))
         for line in (run / "metrics.jsonl").read_bytes().splitlines():
             self.add(json.loads(line))
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ from bert_jax.files import decode, read_bytes
 from bert_jax.tables import ENDINGS, Record, check_names, numbered_by, records
 
 from .cells import content, plain
+from .guest import as_found
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """The names of each split, in files, folders and on the hub."""
@@ -73,17 +73,16 @@ def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
 
 def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, Source]:
     """The splits of a data set of the hub, at the commit its revision stands for; no code of its own is run."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     import datasets
     from huggingface_hub import HfApi, constants
 
-    datasets.disable_progress_bars()
     commit = revision
     if not constants.HF_HUB_OFFLINE:
         with contextlib.suppress(Exception):  # it is not there, as will be said, or cannot be reached: there is a cache
             commit = HfApi().dataset_info(hub_id, revision=revision).sha
     try:
-        found = datasets.load_dataset(hub_id, name, revision=commit)
+        with as_found(), _without_bars():
+            found = datasets.load_dataset(hub_id, name, revision=commit)
     except Exception as error:  # the libraries raise many kinds, all of them the hub's or the user's doing
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
@@ -99,6 +98,19 @@ def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, S
     if "train" not in sources:
         raise UserError(f"{hub_id}: no train split; there are: {', '.join(map(str, found))}")
     return sources
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Have `datasets` draw no progress bars, unless the environment says whether it does."""
+    import datasets
+
+    own = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is None and not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars() if own else None
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars() if own else None
 
 
 def is_hub_id(text: str) -> bool:
