@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from bert_jax.answered_tables import TABLES, WRITTEN, Table, answer, writing
+from bert_jax.answered_tables import TABLES, WRITTEN, Table, answer, check_output, writing
 from bert_jax.checkpoint import read_classifier
 from bert_jax.command import PRODUCTS, Parser, run
 from bert_jax.config import is_whole
@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _table(args) -> Table | None:
     """The table to label, where `--input` is one; `UserError` for options of tables where it is none."""
+    if args.output:
+        check_output(Path(args.output))
     written = bool(args.output) and kind(Path(args.output)) in WRITTEN
     if args.input and kind(Path(args.input)) in TABLES:
         return Table(Path(args.input), args.text_column, args.pair_column, keep=written)
@@ -138,7 +140,7 @@ def _open(name: str) -> BinaryIO:
 def _output(args, table: Table | None) -> Iterator["Callable[[Prediction], None]"]:
     """What writes a prediction."""
     if table is not None and args.output and kind(Path(args.output)) in WRITTEN:
-        with writing(Path(args.output), overwrite=args.overwrite) as rows:
+        with writing(Path(args.output), table.path, overwrite=args.overwrite) as rows:
             yield lambda prediction: rows.write(answer(table.row(), prediction, logits=args.logits))
     elif args.output:
         with new_file(Path(args.output), overwrite=args.overwrite) as out:

@@ -15,6 +15,8 @@ from bert_jax.tables import kind, numbered_by, records
 from bert_jax.text_columns import SAMPLE, find_texts, text_of
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from bert_jax.predict import Prediction
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -22,6 +24,8 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 WRITTEN = (".csv", ".parquet")
 """Kinds of files that are written as tables; all others get a JSON object a line."""
+
+_NOT_WRITTEN = (".tsv", ".gz", ".bz2", ".xz", ".zst", ".zip", ".xls", ".xlsx", ".feather", ".arrow")
 
 
 class Table:
@@ -78,12 +82,22 @@ class Writer(Protocol):
         ...
 
 
+def check_output(path: Path) -> None:
+    """Raise `UserError` for a name that promises another kind of file than those that are written."""
+    name = path.name.lower()
+    if name.endswith(_NOT_WRITTEN):
+        raise UserError(f"{path}: {Path(name).suffix} is not written; choose NAME.csv, NAME.parquet or NAME.jsonl")
+
+
 def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> dict[str, Any]:
     """The columns of the input, then ours; `UserError` where the input has a column of such a name already."""
     said = prediction.to_dict(logits=logits)
     ours: dict[str, Any] = {}
     if "labels" in said:
-        ours["predicted_labels"] = ", ".join(said["labels"])
+        parted = any("," in name for name in prediction.scores)  # so that a list in a cell is read as it was
+        ours["predicted_labels"] = (
+            json.dumps(said["labels"], ensure_ascii=False) if parted else ", ".join(said["labels"])
+        )
     if "label" in said:
         ours["predicted_label"] = said["label"]
     if "score" in said:
@@ -97,9 +111,14 @@ def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> di
     return row | ours
 
 
-def writing(path: Path, *, overwrite: bool) -> AbstractContextManager[Writer]:
-    """Have a csv or parquet file take the place of `path` when the block ends well."""
-    return (_csv if kind(path) == ".csv" else _parquet)(path, overwrite)
+def writing(path: Path, source: Path, *, overwrite: bool) -> AbstractContextManager[Writer]:
+    """Have a csv or parquet file take the place of `path` when the block ends well.
+
+    Where both `source`, whose rows these are, and `path` are parquet files, columns keep their types.
+    """
+    if kind(path) == ".csv":
+        return _csv(path, overwrite)
+    return _parquet(path, source if kind(source) == ".parquet" else None, overwrite)
 
 
 class _Csv:
@@ -135,7 +154,7 @@ class _Rows:
 
 
 @contextmanager
-def _parquet(path: Path, overwrite: bool) -> Iterator[Writer]:
+def _parquet(path: Path, source: Path | None, overwrite: bool) -> Iterator[Writer]:
     import pyarrow
     import pyarrow.parquet
 
@@ -146,11 +165,27 @@ def _parquet(path: Path, overwrite: bool) -> Iterator[Writer]:
         for number, row in enumerate(found.rows, 1):
             _same_columns(path, names, row, number)
         try:
-            table = pyarrow.Table.from_pylist(found.rows)
+            table = _beside(source, found.rows) if source else pyarrow.Table.from_pylist(found.rows)
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: the rows do not make a table ({reason}); choose a csv or jsonl output") from None
         pyarrow.parquet.write_table(table, place)
+
+
+def _beside(source: Path, rows: list[dict[str, Any]]) -> "pyarrow.Table":
+    """The columns of a parquet file as they are, types and what pandas made of them too, and those that rows add."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(source).read()
+    if table.num_rows != len(rows):
+        raise UserError(f"{source}: was changed while it was read; label it again")
+    theirs = set(table.column_names)
+    ours = pyarrow.Table.from_pylist([{name: row[name] for name in row if name not in theirs} for row in rows])
+    for field, column in zip(ours.schema, ours.columns, strict=True):
+        table = table.append_column(field, column)
+    kept = {key: value for key, value in (table.schema.metadata or {}).items() if key == b"pandas"}
+    return table.replace_schema_metadata(kept)
 
 
 def _same_columns(path: Path, names: Sequence[str], row: dict[str, Any], number: int) -> None:

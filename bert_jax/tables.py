@@ -154,6 +154,8 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
                 check_names(header, path)
             elif len(cells) != len(header):
                 yield line, UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
+            elif len(cells) > 1 and [cell.strip() for cell in cells] == header:  # files were put one after another
+                yield line, UserError(f"{path}: line {line} is the line of names again; leave it out")
             else:
                 values = map(_unquoted, cells) if bare else cells
                 yield line, dict(zip(header, values, strict=True))

@@ -106,6 +106,15 @@ def test_plain_lines_stay_plain_lines(label, tmp_path):
         ("in.csv", "a film of note\nanother good film\n", "out.csv", [], "look like a row of data"),
         ("in.csv", "", "out.csv", [], "in.csv: no rows"),
         ("in.txt", "a\n", "out.csv", [], "a table is written where --input is one"),
+        (
+            "in.csv",
+            "text\na\n",
+            "out.tsv",
+            [],
+            r"out.tsv: .tsv is not written; choose NAME.csv, NAME.parquet or NAME.j",
+        ),
+        ("in.csv", "text\na\n", "out.csv.gz", [], r"out.csv.gz: .gz is not written"),
+        ("in.txt", "a\n", "out.xlsx", [], r"out.xlsx: .xlsx is not written"),
         ("in.txt", "a\n", "out.jsonl", ["--text-column", "text"], "--text-column is for a table as --input"),
     ],
 )
@@ -125,3 +134,31 @@ def test_an_output_that_is_there_stays(label, tmp_path):
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(b'{"text": "a"}\n'))
     assert json.loads(label(packed, "b.jsonl").read_text())["text"] == "a"
+
+
+def test_a_parquet_file_comes_back_with_its_types(label, tmp_path):
+    frame = pandas.DataFrame(
+        {
+            "text": TEXTS,
+            "at": pandas.to_datetime(["2020-01-01T00:00:00.123456789", None, "2021", "2022"], format="ISO8601"),
+            "id": pandas.array([2**60 + 1, None, 1, 2], dtype="Int64"),
+            "kind": pandas.Categorical(["x", "y", None, "x"], categories=["y", "x"], ordered=True),
+            "small": pandas.Series([1.5, 2, 3, 4], dtype="float32", index=[3, 5, 7, 9]).array,
+            "flag": [True, None, False, True],
+            "list": [[1], [], None, [2, 3]],
+        },
+        index=pandas.Index([3, 5, 7, 9], name="row"),
+    )
+    found = pandas.read_parquet(label(write(tmp_path / "in.parquet", frame), "out.parquet"))
+    pandas.testing.assert_frame_equal(found[list(frame)], pandas.read_parquet(tmp_path / "in.parquet"))
+
+
+def test_labels_with_commas_are_told_apart(tmp_path):
+    from bert_jax.answered_tables import answer
+    from bert_jax.config import MULTI_LABEL
+    from bert_jax.predict import Prediction
+
+    for names, cell in ((("a", "b", "c"), "a, b"), (("a, b", "c", "d"), '["a, b", "c"]')):
+        scores = dict.fromkeys(names, 0.5)
+        said = Prediction("t", names[0], 0.5, scores, [0.0] * 3, False, labels=names[:2], task=MULTI_LABEL)
+        assert answer({"text": "t"}, said, logits=False)["predicted_labels"] == cell

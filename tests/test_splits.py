@@ -106,3 +106,42 @@ def test_a_file_without_labels_is_left_out(header, tmp_path):
 def test_minus_one_can_be_a_class(tmp_path):
     tables = {"train": [("a", -1), ("b", 1)], "dev": [("c", -1)]}
     assert [row.label for row in read(TrainConfig(data="memory"), None, tables).splits["dev"].rows] == [-1]
+
+
+@pytest.mark.fault(66)
+def test_a_column_that_is_no_label_in_train_is_none_in_test(tmp_path):
+    (tmp_path / "train.csv").write_text("text,score,label\na film of note,1,0\na bad film,0,1\na film,0,1\n")
+    (tmp_path / "test.csv").write_text("text,score\na third one,1\na fourth one,0\n")
+    data = read(TrainConfig(data=str(tmp_path)))
+    assert data.notes == (f"left out test of {tmp_path / 'test.csv'}: it has no labels",)
+    (tmp_path / "test.csv").write_text("text,sentiment\na third one,1\na fourth one,0\n")
+    assert [row.label for row in read(TrainConfig(data=str(tmp_path))).splits["test"].rows] == ["1", "0"]
+
+
+def test_splits_are_read_from_the_same_columns(tmp_path):
+    (tmp_path / "train.csv").write_text("sentence,kind\na film of note,0\na bad film,1\na film,1\na play,0\n")
+    (tmp_path / "dev.csv").write_text("text,sentence,label,kind\nno,a film,1,0\nno,a play,0,1\n")
+    found = read(TrainConfig(data=str(tmp_path))).splits["dev"]
+    assert [(row.text, row.label) for row in found.rows] == [("a film", "0"), ("a play", "1")]
+
+
+def test_pairs_in_one_split_alone_are_refused(tmp_path):
+    one, two = "text,label\na film,0\na play,1\n", "sentence1,sentence2,label\na film,a play,0\na play,a film,1\n"
+    for train, dev in ((one, two), (two, one)):
+        (tmp_path / "train.csv").write_text(train)
+        (tmp_path / "dev.csv").write_text(dev)
+        with pytest.raises(
+            UserError, match=r"dev.csv: holds .*, and .*train.csv .*; name --text-column and --pair-col"
+        ):
+            read(TrainConfig(data=str(tmp_path)))
+
+
+def test_a_second_text_that_later_rows_have(tmp_path):
+    path = tmp_path / "all.jsonl"
+    rows = ['{"text": "a film", "label": 0}', '{"text": "a play", "label": 1, "id": 3}'] * 2
+    path.write_text("\n".join(rows))
+    assert len(read(TrainConfig(data=str(path))).splits["train"].rows) == 2
+    path.write_text("\n".join([*rows, '{"text": "a song", "pair": "a book", "label": 1}']))
+    with pytest.raises(UserError, match="line 5: pair holds a second text, and rows before have none; mend the row or"):
+        read(TrainConfig(data=str(path)))
+    read(TrainConfig(data=str(path), text_column="text"))

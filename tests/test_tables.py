@@ -116,3 +116,12 @@ def test_lines_that_are_no_rows_are_bad_rows(tmp_path):
     with pytest.raises(UserError, match="line 2: bad JSON"):
         rows_of(path)
     assert len(rows_of(path, skip_bad=True)) == 2
+
+
+@pytest.mark.fault(67)
+def test_files_put_one_after_another_have_two_lines_of_names(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text(f"text,label\n{TEXT},1\n{TEXT} too,0\ntext, label\nanother,1\n")
+    with pytest.raises(UserError, match="line 4 is the line of names again; leave it out"):
+        rows_of(path)
+    assert len(rows_of(path, skip_bad=True)) == 3

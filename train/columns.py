@@ -4,12 +4,22 @@ import ast
 import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
-from bert_jax.text_columns import LABELS, check_alike, check_asked, check_header, is_texts, named, shown, texts_in
+from bert_jax.text_columns import (
+    LABELS,
+    PAIRS,
+    check_alike,
+    check_asked,
+    check_header,
+    is_texts,
+    named,
+    shown,
+    texts_in,
+)
 
 _FRACTION = re.compile(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*")
 
@@ -68,9 +78,16 @@ def task_of(sample: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
     return REGRESSION if fractions and not whole and 2 * len(fractions) >= len(values) else SINGLE_LABEL
 
 
-def has_labels(record: dict[str, Any], columns: Columns) -> bool:
-    """Whether a record has the label columns of the training set, or one of a usual name."""
-    return all(name in record for name in columns.labels) or bool(set(map(str.lower, record)) & set(LABELS))
+def has_labels(record: dict[str, Any], columns: Columns, others: Collection[str]) -> bool:
+    """Whether a record has the label columns of the training set, or one of a usual name, which is none of `others`."""
+    new = {name.lower() for name in record if name not in others}
+    return all(name in record for name in columns.labels) or bool(new & set(LABELS))
+
+
+def late_pair(record: Collection[str], columns: Columns) -> str | None:
+    """The column that holds the second text by its name, of a record whose first text stands alone in others."""
+    seconds = {other for one, other in PAIRS if one == columns.text.lower()}
+    return next((name for name in record if name.lower() in seconds), None)
 
 
 def split_of(record: dict[str, Any], columns: Columns) -> str | None:

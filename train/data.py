@@ -39,7 +39,7 @@ class Split(NamedTuple):
 
     `parts` are the files, each with the number after which its rows begin, and `unit` is what is counted in them:
     lines, rows, or nothing where a file is one text. `files` has the SHA-256 of each file, or of a tree of texts.
-    `names` are those that the source gives labels 0, 1, ...
+    `names` are those that the source gives labels 0, 1, ...; `header` are all columns of the first row.
     """
 
     path: Path | str
@@ -51,6 +51,7 @@ class Split(NamedTuple):
     columns: Columns | None = None
     files: Mapping[str, str] = {}
     names: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
 
     def place(self, *numbers: int) -> str:
         """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
@@ -125,15 +126,26 @@ def read_split(
     sample = list(itertools.islice(records, SAMPLE))
     tables = [record for _, record in sample if isinstance(record, dict)]
     asked = config.text_column, config.pair_column, config.label_column
-    if tables and train and train.columns and not finding.has_labels(tables[0], train.columns):
-        return task, None
-    columns = finding.find(source.path, tables, *asked) if tables else None
+    columns = None
+    if tables and train and train.columns:
+        if not finding.has_labels(tables[0], train.columns, train.header):
+            return task, None
+        columns = train.columns if all(name in tables[0] for name in train.columns.all()) else None
+    if tables and columns is None:
+        columns = finding.find(source.path, tables, *asked)
+        if train and train.columns and bool(columns.pair) != bool(train.columns.pair):
+            one, other = ("pairs", "single texts") if columns.pair else ("single texts", "pairs")
+            raise UserError(
+                f"{source.path}: holds {one} ({columns.describe()}), and {train.path} {other} "
+                f"({train.columns.describe()}); name --text-column and --pair-column"
+            )
     if columns and task is None:
         task = finding.task_of(tables, columns.labels)
     rows: list[Row] = []
     names = tuple(source.names.get(columns.labels[0], ())) if columns else ()
     split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns, names=names)
-    skipped, known = 0, {}
+    split = split._replace(header=tuple(tables[0]) if tables else ())
+    skipped, known, met = 0, {}, set(split.header)
     for number, record in itertools.chain(sample, records):
         try:
             if isinstance(record, UserError):
@@ -142,6 +154,10 @@ def read_split(
                 columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *asked)
                 if split.columns and split.columns.pair and not columns.pair:
                     raise ValueError(f"no column {split.columns.pair}, which holds the second text of others")
+            if not columns.pair and config.text_column is None and record.keys() - met:
+                if (second := finding.late_pair(record.keys() - met, columns)) is not None:
+                    raise ValueError(f"{second} holds a second text, and rows before have none")
+                met |= record.keys()
             text, pair = (text_of(record, name) if name else None for name in (columns.text, columns.pair))
             label = finding.label_of(task or SINGLE_LABEL, record, columns.labels, config.label_separator)
             part = finding.split_of(record, columns)
