@@ -3,13 +3,17 @@
 import dataclasses
 import html.parser
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
+import jinja2
 import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.processes import PATIENCE
@@ -130,6 +134,15 @@ def test_a_log_without_rates_or_steps_and_no_errors():
     assert "<h2>Training</h2>" not in page.render(plain._replace(log=[]), {"test": right}, sure)
 
 
+def test_names_that_are_no_text_are_escaped():
+    one = measured(SINGLE_LABEL)
+    sure = {"dev": intervals(SINGLE_LABEL, one.logits, one.targets)}
+    odd = subject(SINGLE_LABEL)._replace(title="a\udcff.csv", command=page.as_shell(["a", "b c\udcff"]))
+    text = page.render(odd, {"dev": one}, sure)
+    assert rb"<h1>a\udcff.csv</h1>" in text.encode()
+    assert "a 'b c\\udcff'  # escaped: it cannot be copied from here" in "".join(Outline(text).text)
+
+
 def test_an_absent_class_is_named_and_has_no_figure():
     one = measured(SINGLE_LABEL)
     few = np.flatnonzero(one.targets < 2)
@@ -149,6 +162,58 @@ def test_the_command_of_a_run_is_its_options():
     assert found.startswith("python -m train ")
     assert sorted(found.split()[3:]) == sorted(words.split())
     assert page.command_of(dataclasses.replace(TrainConfig(), restart=True)) == "python -m train"
+
+
+ODD = ["-", "--", "-1", "--out", "-x y", "a b", " a", "a ", "a,b", ",", "a\nb", "\r", "$HOME", "'", '"', "\\", "\x00"]
+ODD += ["\xa0", "\u202e", "\udcff", "*", "# a", "a=b", "{x}", "<b>"]
+TEXTS = st.one_of(st.text(min_size=1, max_size=6), st.sampled_from(ODD))
+OPTIONS = {
+    **dict.fromkeys(("data", "model", "out", "label_separator", "class_weights"), TEXTS),
+    "text_column": st.one_of(TEXTS, st.just("")),
+    "labels": st.lists(TEXTS, min_size=1, max_size=3, unique=True).map(tuple),
+    "learning_rate": st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    "threshold": st.one_of(st.just("best"), st.floats(0.01, 0.99)),
+    "epochs": st.integers(1, 10**9),
+    **dict.fromkeys(("remat", "restart"), st.booleans()),
+}
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries({}, optional=OPTIONS))
+def test_the_command_of_the_page_does_it_again(monkeypatch, options):
+    config = TrainConfig(**options)
+    page_text = jinja2.Template("<pre>{{ command }}</pre>", autoescape=True).render(command=page.command_of(config))
+    outline = Outline(page_text.encode().decode().replace("\r", "\n"))  # as a browser reads it
+    command = "".join(outline.text)
+    if command.startswith("python -m train"):
+        found = parse(shlex.split(command)[3:])
+    else:
+        monkeypatch.setattr("train.opening.open_run", Caught.raised)
+        with pytest.raises(Caught) as caught:
+            exec(command, {})
+        (found,) = caught.value.args
+    assert found == dataclasses.replace(config, restart=False)
+
+
+class Caught(Exception):
+    """Carries the options of a call."""
+
+    @classmethod
+    def raised(cls, config, tables=None):
+        raise cls(config)
+
+
+def test_the_command_says_what_it_cannot():
+    again = page.command_of(TrainConfig(data="a b.csv", labels=("so, so", "good")))
+    assert again.endswith("fine_tune('a b.csv', labels=('so, so', 'good'))  # no command says this")
+    assert (
+        page.command_of(TrainConfig(data="a b.csv", labels=("-1", "1")))
+        == "python -m train --data 'a b.csv' --labels=-1,1"
+    )
+    many = {"coordinator": "a:1", "num_processes": 2, "process_id": 0}
+    said = page.command_of(TrainConfig(data="a\nb.csv", **many))
+    assert said.startswith(r"python -m train --data 'a\nb.csv' --coordinator a:1")
+    assert said.endswith("  # escaped: it cannot be copied from here")
 
 
 # --- statistics

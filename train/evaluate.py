@@ -1,7 +1,6 @@
 """Evaluate a model on labelled texts: figures with confidence intervals, calibration, the worst mistakes, a report."""
 
 import datetime
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         task=task,
         labels=start.config.labels,
         facts=facts,
-        command=shlex.join(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
+        command=page.as_shell(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
         hashes={**start.sha256, **split.files},
     )
     sure = {name: measured.intervals(task)}

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax import __version__
+from bert_jax.command import printable
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.errors import UserError
 from bert_jax.scores import HALF, scores_of
 
 from . import plots
-from .config import IN_MEMORY, TrainConfig
+from .config import HOSTS, IN_MEMORY, TrainConfig, parse
 from .data import Split
 from .metrics import METRICS, Metrics
 from .options import flag
@@ -22,6 +24,9 @@ from .report import shown, word
 from .statistics import absent, calibration, intervals, worst
 
 NAME = "report.html"
+
+_OF_HOSTS = {one.name for one in dataclasses.fields(TrainConfig) if one.metadata["group"] == HOSTS}
+"""Options that the command alone takes."""
 
 _SHORT = 300
 """Characters of a text that are shown at once."""
@@ -71,16 +76,37 @@ def changed(config: TrainConfig) -> dict[str, Any]:
 
 
 def command_of(config: TrainConfig) -> str:
-    """The command line of a run, or of data in memory the call."""
-    if config.data == IN_MEMORY:
-        given = "".join(f", {name}={value!r}" for name, value in changed(config).items() if name != "data")
-        return f"from train import fine_tune\n\nfine_tune(data{given})  # data: the tables it was given"
+    """The command line of a run; of data in memory, or of values that no command line gives, the call from Python."""
+    given = changed(config)
     words = ["python", "-m", "train"]
-    for name, value in changed(config).items():
-        words.append(flag(name))
-        if value is not True:
-            words.append(",".join(value) if isinstance(value, tuple) else str(value))
-    return shlex.join(words)
+    for name, value in given.items():
+        word = ",".join(value) if isinstance(value, tuple) else str(value)
+        if value is True:
+            words.append(flag(name))
+        elif word.startswith("-"):
+            words.append(f"{flag(name)}={word}")
+        else:
+            words += [flag(name), word]
+    in_memory, of_hosts = config.data == IN_MEMORY, any(name in given for name in _OF_HOSTS)
+    if not in_memory and (of_hosts or _gives(words, config)):
+        return as_shell(words)
+    options = "".join(f", {name}={value!r}" for name, value in given.items() if name != "data")
+    data, why = ("data", "data: the tables it was given") if in_memory else (repr(config.data), "no command says this")
+    return f"from train import fine_tune\n\nfine_tune({data}{options})  # {why}"
+
+
+def as_shell(words: Sequence[str]) -> str:
+    """A command as a shell takes it, and where nobody could copy it from a page, a remark."""
+    whole = all(map(str.isprintable, words))
+    return shlex.join(words) if whole else f"{printable(shlex.join(words))}  # escaped: it cannot be copied from here"
+
+
+def _gives(words: Sequence[str], config: TrainConfig) -> bool:
+    """Whether a command line, copied from a page, gives these options."""
+    try:
+        return all(map(str.isprintable, words)) and parse([*words[3:]]) == dataclasses.replace(config, restart=False)
+    except (UserError, ValueError):
+        return False
 
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -124,7 +150,7 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
     found = calibration(task, closest.logits, closest.targets)
     metric = subject.metric or names[0]
     f1 = closest.metrics.get("f1")
-    return environment.get_template("page.html").render(
+    text = environment.get_template("page.html").render(
         title=subject.title,
         subtitle=subject.subtitle,
         headline=headline,
@@ -152,6 +178,7 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         hashes=subject.hashes,
         version=__version__,
     )
+    return text.encode(errors="backslashreplace").decode()  # a file's name may be no text
 
 
 def _absent(subject: Subject, one: Measured) -> str:
