@@ -42,6 +42,11 @@ _UNSUPPORTED = {
     "position_embedding_type": ("absolute", None),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
+    # transformers 5 takes these from a config.json too.
+    "is_causal": (False, None),
+    "per_layer_config": ({}, None),
+    "attribute_map": ({}, None),
+    "transformers_weights": (None,),
 }
 
 

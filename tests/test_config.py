@@ -104,6 +104,14 @@ REFUSED = [
     ),
     ("pruned_heads", {"0": [1]}, "pruned_heads is {'0': [1]}; expected {}"),
     ("quantization_config", {"bits": 8}, "quantization_config is {'bits': 8}; expected None"),
+    ("is_causal", True, "is_causal is True; expected False"),
+    (
+        "per_layer_config",
+        {"0": {"layer_norm_eps": 0.1}},
+        "per_layer_config is {'0': {'layer_norm_eps': 0.1}}; expected {}",
+    ),
+    ("attribute_map", {"eps": "layer_norm_eps"}, "attribute_map is {'eps': 'layer_norm_eps'}; expected {}"),
+    ("transformers_weights", "other.safetensors", "transformers_weights is 'other.safetensors'; expected None"),
     (
         "architectures",
         ["BertForTokenClassification"],
