@@ -96,6 +96,8 @@ def misfits(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndar
             problems.append(f"{name} has dtype {array.dtype.name}, expected floating point")
         elif not np.isfinite(array).all():
             problems.append(f"{name} has NaN or infinite values")
+        elif array.dtype == np.float64 and array.size and np.abs(array).max() > np.finfo(np.float32).max:
+            problems.append(f"{name} has values too large for float32")
     return problems
 
 

@@ -42,6 +42,11 @@ _UNSUPPORTED = {
     "position_embedding_type": ("absolute", None),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
+    # transformers 5 takes these from a config.json too.
+    "is_causal": (False, None),
+    "per_layer_config": ({}, None),
+    "attribute_map": ({}, None),
+    "transformers_weights": (None,),
 }
 
 
@@ -130,6 +135,12 @@ class BertConfig:
         if self.architecture == CLASSIFIER:
             _require(len(self.labels) >= 1, "id2label", self.labels, f"at least one label for a {CLASSIFIER}")
             _require(self.add_pooling_layer, "add_pooling_layer", False, f"true for a {CLASSIFIER}")
+            _require(
+                self.problem_type != SINGLE_LABEL or len(self.labels) > 1,  # all texts would have the one class
+                "problem_type",
+                self.problem_type,
+                f"{REGRESSION} or {MULTI_LABEL}, as there is one label",
+            )
             if self.problem_type is None:
                 object.__setattr__(self, "problem_type", self._supposed)
 
@@ -239,6 +250,8 @@ def _labels(data: Mapping[str, Any], architecture: str) -> tuple[str, ...]:
     good = isinstance(table, dict) and sorted(table) == sorted(str(i) for i in range(len(table)))
     _require(good, "id2label", table, 'label names under "0", "1", ...')
     names = tuple(table[str(i)] for i in range(len(table)))
+    count = data.get("num_labels")  # where it is another, transformers takes it, and drops the names
+    _require(count is None or count == len(names), "num_labels", count, f"{len(names)}, the labels in id2label")
     # transformers gives every model the names LABEL_0, LABEL_1; for an encoder they mean nothing.
     placeholders = tuple(f"LABEL_{i}" for i in range(len(names)))
     return () if architecture == ENCODER and names == placeholders else names

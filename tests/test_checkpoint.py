@@ -162,6 +162,17 @@ def test_nan_is_found_in_half_precision(dtype, parts):
         read(write_changed(tensors={"pooler.bias": bias}))
 
 
+def test_a_number_that_float32_cannot_hold_is_found(parts):
+    """Parameters become float32 whatever they are stored in."""
+    write_changed, tensors = parts
+    bias = tensors["pooler.bias"].astype(np.float64)
+    bias[-1] = np.finfo(np.float32).min
+    read(write_changed(tensors={"pooler.bias": bias}))
+    bias[-1] = -1e39
+    with pytest.raises(UserError, match="1 misfits .*: pooler.bias has values too large for float32"):
+        read(write_changed(tensors={"pooler.bias": bias}))
+
+
 def test_config_and_tensors_must_agree(parts):
     write_changed, _ = parts
     directory = write_changed()

@@ -104,6 +104,14 @@ REFUSED = [
     ),
     ("pruned_heads", {"0": [1]}, "pruned_heads is {'0': [1]}; expected {}"),
     ("quantization_config", {"bits": 8}, "quantization_config is {'bits': 8}; expected None"),
+    ("is_causal", True, "is_causal is True; expected False"),
+    (
+        "per_layer_config",
+        {"0": {"layer_norm_eps": 0.1}},
+        "per_layer_config is {'0': {'layer_norm_eps': 0.1}}; expected {}",
+    ),
+    ("attribute_map", {"eps": "layer_norm_eps"}, "attribute_map is {'eps': 'layer_norm_eps'}; expected {}"),
+    ("transformers_weights", "other.safetensors", "transformers_weights is 'other.safetensors'; expected None"),
     (
         "architectures",
         ["BertForTokenClassification"],
@@ -139,6 +147,11 @@ def test_refused_with_the_field_and_what_was_expected(name, value, message):
         ({"id2label": None, "num_labels": -1}, "num_labels is -1; expected a whole number"),
         ({"id2label": None, "num_labels": "2"}, "num_labels is '2'; expected a whole number"),
         ({"id2label": None, "num_labels": 0}, "id2label is (); expected at least one label"),
+        ({"num_labels": 3}, "num_labels is 3; expected 2, the labels in id2label"),
+        (
+            {"id2label": {"0": "a"}},
+            "problem_type is 'single_label_classification'; expected regression or multi_label_",
+        ),
         ({"add_pooling_layer": False}, "add_pooling_layer is False; expected true for a BertForSequenceClassification"),
     ],
 )
@@ -223,7 +236,7 @@ def test_reading_does_not_share_with_the_dictionary_it_read():
         BertConfig.from_dict(MINILM).replace(add_pooling_layer=False, initializer_range=0.5),
         BertConfig.from_dict(MINILM).replace(architecture=CLASSIFIER, labels=("x", "y", "z")),
         BertConfig.from_dict(classifier(3)).replace(labels=("p", "q", "r"), problem_type="regression"),
-        BertConfig.from_dict(classifier(3)).replace(labels=("p",)),
+        BertConfig.from_dict(classifier(3)).replace(labels=("p", "q")),
         BertConfig.from_dict({**MINILM, "add_pooling_layer": False}).replace(add_pooling_layer=True),
         BertConfig.from_dict(classifier(3)).replace(architecture=ENCODER, labels=(), problem_type=None),
     ],

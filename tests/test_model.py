@@ -125,6 +125,14 @@ def test_each_dropout_rate_is_honoured(primes, field):
     assert not np.allclose(loud(rows), loud(rows, nnx.Rngs(dropout=0)))
 
 
+def test_a_dropout_rate_may_be_a_whole_number(primes):
+    """As JSON writes 0."""
+    none = dict(hidden_dropout_prob=0, attention_probs_dropout_prob=0, classifier_dropout=0)
+    rows = packed(examples([11, 13]))
+    quiet = build(primes.config.replace(**none), primes.tensors)
+    np.testing.assert_array_equal(quiet(rows), quiet(rows, nnx.Rngs(dropout=0)))
+
+
 def test_classifier_dropout_falls_back_on_the_hidden_rate(primes):
     assert build(primes.config, primes.tensors).rate == primes.config.hidden_dropout_prob
 
