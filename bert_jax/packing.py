@@ -45,8 +45,8 @@ def from_attention_mask(
 ) -> Rows:
     """A padded batch, one example a row, as transformers builds it.
 
-    As there, positions count columns from 0 whatever the padding side, and the first column is
-    the example's first token.
+    `attention_mask` is 0 where a row has no token of its example, whatever id stands there. As in transformers,
+    positions count columns from 0 whatever the padding side, and the first column is the example's first token.
     """
     rows, length = input_ids.shape
     return Rows(

@@ -1,5 +1,6 @@
 """Every command of the docs is run, as written, where what it names is small; and every block of Python."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -130,6 +131,39 @@ def test_commands_and_python_of_the_docs(name, place, served, monkeypatch, capfd
         assert record["labels"] == ["neg", "pos"]
     if name == "transformers.md":
         assert set(served[1].files) >= {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/from-flax.md", "docs/tour.ipynb"])
+def test_attention_masks_of_the_docs_where_0_is_a_word(name, tmp_path, monkeypatch):
+    """The vocabulary begins with [UNK], which all words of the examples are, and ends with [PAD]."""
+    words = ["[UNK]", *VOCABULARY[2:], "[PAD]"]
+    config = CONFIG.replace(pad_token_id=len(words) - 1)
+    made = random_checkpoint(config, tmp_path / "source")
+    vocabulary = {"vocab.txt": "".join(f"{word}\n" for word in words).encode()}
+    (tmp_path / "runs" / "tour").mkdir(parents=True)
+    for model in ("minilm", "base", "tour/minilm"):
+        with files.new_directory(tmp_path / "runs" / model) as scratch:
+            checkpoint.write(scratch, dataclasses.replace(made, files=vocabulary))
+    classifier = config.replace(architecture=PRIMES.architecture, labels=("no", "yes"))
+    with files.new_directory(tmp_path / "runs" / "demo") as scratch:
+        checkpoint.write(scratch, dataclasses.replace(random_checkpoint(classifier, tmp_path / "2"), files=vocabulary))
+    (tmp_path / "reviews.txt").write_text("a film\n")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    if name.endswith(".ipynb"):
+        blocks = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    [block] = [block for block in blocks if "from_attention_mask" in block]
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(compile(block, name, "exec"), found)
+    rows = found["rows"]
+    texts = found["texts"] if "texts" in found else [found["tokens"]]
+    assert len(texts) == len(rows.input_ids)
+    for tokens, ids, segments in zip(texts, rows.input_ids, rows.segment_ids, strict=True):
+        assert 0 in tokens.input_ids
+        assert ids[segments == 1].tolist() == tokens.input_ids.tolist()
+        assert (segments <= 1).all()
+    assert found.get("hidden", rows.input_ids).shape[:2] == rows.input_ids.shape
 
 
 def test_links_of_the_docs_lead_somewhere():

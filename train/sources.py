@@ -104,9 +104,9 @@ def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, S
 def _without_bars() -> Iterator[None]:
     """Have `datasets` draw no progress bars, unless the environment says whether it does."""
     import datasets
-    from datasets import config as settings
+    from datasets import config
 
-    own = settings.HF_DATASETS_DISABLE_PROGRESS_BARS is None and not datasets.are_progress_bars_disabled()
+    own = config.HF_DATASETS_DISABLE_PROGRESS_BARS is None and not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars() if own else None
     try:
         yield
