@@ -16,7 +16,7 @@ from bert_jax.scores import threshold_of
 from tests.conftest import ROOT, write_random
 from tests.test_recipe import CONFIG
 from train import fine_tune
-from train.config import parse
+from train.config import TrainConfig, parse
 from train.evaluate import main as evaluate
 from train.evaluate import seen_before
 from train.metrics import METRICS
@@ -266,3 +266,12 @@ def test_long_texts_are_evaluated_as_they_are_read(long_texts, encoder, tmp_path
     right = [prediction.label == label for prediction, (_, label) in zip(predictions, table, strict=True)]
     assert np.mean(right) == pytest.approx(found["dev"]["accuracy"])
     assert any(prediction.truncated for prediction in predictions) == (long_texts == "tail")
+
+
+def test_data_without_a_label_are_refused(tmp_path):
+    from train.data import read
+
+    path = tmp_path / "test.csv"
+    path.write_text("text,label\na film,-1\na play,-1\n")
+    with pytest.raises(UserError, match=r"test.csv: no row has a label; left out test of .*: it has no labels \(-1\)"):
+        read(TrainConfig(data=str(path)), alone=True)

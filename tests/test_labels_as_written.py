@@ -221,3 +221,17 @@ def test_a_model_and_a_data_set_that_number_the_same_names_differently():
         targets_of(data, ("LABEL_0", "LABEL_1", "LABEL_2"))
     with pytest.raises(UserError, match=r"row 1: label 'pos' is unknown; expected one of neg, bad"):
         targets_of(data, ("neg", "bad"))
+
+
+def test_numbers_that_are_taken_for_names_of_other_numbers():
+    stars = ("1 star", "2 stars", "3 stars")
+    for labels, names, said in (
+        ((0, 1, 2), ("1", "2", "3"), "labels 0, 1, 2 of the data are taken, by number, for 1, 2, 3"),
+        ((0, 1), stars, "labels 0, 1 of the data are taken, by number, for 1 star, 2 stars, 3 stars"),
+        ((1, 2), ("1", "2", "3"), ""),
+        ((0, 1), ("LABEL_0", "LABEL_1"), ""),
+        ((0, 1), ("bad", "good"), ""),
+        (("bad", "good"), ("bad", "good"), ""),
+    ):
+        tables = {"train": [("some words", label) for label in labels], "dev": [("more", labels[0])]}
+        assert by_number(read(TrainConfig(), None, tables), names) == said

@@ -98,3 +98,27 @@ def test_many_labels_are_not_all_listed():
     assert lines[2].count("(2.0%)") == 20
     missing = ", ".join(map(str, range(2, 22)))
     assert f"warning  dev has no example of {missing} and 28 more" in lines
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1, "1.0", "+1", "good"], "labels are the same number: +1, 1, 1.0; are they the same?"),
+        ([True, 1, False, 0], "labels are the same number: 0, 1, False, True; are they the same?"),
+        (["0.0", "1.0", "nan"], "nan is a label here, and often stands for none; are these rows without a label?"),
+        (["good", "bad", "N/A"], "N/A is a label here, and often stands for none; are these rows without a label?"),
+        (
+            ["1", "2", "2.5", "3"],
+            "labels are numbers with fractions, each a class: 1, 2, 2.5, 3; see --task regression",
+        ),
+    ],
+)
+def test_labels_that_may_be_none_or_others(labels, expected):
+    rows = [(text, labels[i % len(labels)]) for i, text in enumerate(TEXTS)]
+    assert expected in warnings(rows, [("unseen", labels[0])])
+
+
+@pytest.mark.parametrize("labels", [["1", "2.0"], ["01", "02"], ["infinity", "true", "Nancy"], ["v1.5", "v2.5"], [1, 3]])
+def test_labels_of_which_nothing_is_to_be_said(labels):
+    rows = [(text, labels[i % len(labels)]) for i, text in enumerate(TEXTS)]
+    assert not warnings(rows, [(f"unseen {label}", label) for label in labels])

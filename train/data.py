@@ -101,6 +101,8 @@ def read(
                 notes.append(f"column split of {source.path} is not used: it has {listed}; expected train, dev, test")
     for name in [name for name, split in splits.items() if name != "train" and _unlabelled(split, splits.get("train"))]:
         notes.append(f"left out {name} of {splits.pop(name).path}: it has no labels (-1)")
+    if not splits:
+        raise UserError(f"{config.data}: no row has a label; {'; '.join(notes)}")
     train = next(iter(splits.values()))
     if "dev" not in splits and not alone:
         splits |= divide(train, config.dev_fraction, config.split_seed)

@@ -50,10 +50,18 @@ def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
 
 
 def by_number(data: Data, names: Sequence[str]) -> str:
-    """What to say where labels that the data name are taken for `names` by their numbers; else nothing."""
-    if not names or not _named_numbers(data) or _shared(data, names):
+    """What to say of labels that are taken for `names` by number, and have other names or numbers; or nothing."""
+    if not names or data.task == REGRESSION:
         return ""
-    return f"labels {', '.join(data.names[:20])} of the data are taken, by number, for {', '.join(names[:20])}"
+    said: Sequence[str] = ()
+    if _named_numbers(data):
+        said = () if _shared(data, names) else data.names
+    elif data.task == SINGLE_LABEL and (numbers := _numbers_in(names)) and numbers != list(range(len(names))):
+        labels = {_as_integer(label) for split in data.splits.values() for _, _, label in _labels(split)}
+        if None not in labels and not labels <= {_as_integer(name) for name in names}:
+            said = sorted(map(str, labels))
+    shown_names = ", ".join(names[:20])
+    return f"labels {', '.join(said[:20])} of the data are taken, by number, for {shown_names}" if said else ""
 
 
 def _as_named(data: Data, names: Sequence[str]) -> Data:
@@ -182,16 +190,19 @@ def _check_number(data: Data, names: Sequence[str], rows: int) -> None:
 
 def _check_indices(train: Split, names: Sequence[str], labels: set[int]) -> None:
     """Raise `UserError` where labels look like the numbers in the names ("1 star") and are not their ids."""
-    inside = [re.findall(r"[0-9]+", name) for name in names]
-    if not all(len(numbers) == 1 for numbers in inside):
-        return
-    numbers = [int(found[0]) for found in inside]
-    if numbers != list(range(len(names))) and labels <= set(numbers):
+    numbers = _numbers_in(names)
+    if numbers and numbers != list(range(len(names))) and labels <= set(numbers):
         one = min(labels)
         as_id = f", or the id of {names[one]}" if 0 <= one < len(names) else ""
         raise UserError(
             f"{train.path}: label {one} can be {names[numbers.index(one)]}{as_id}; write names in place of numbers"
         )
+
+
+def _numbers_in(names: Sequence[str]) -> list[int]:
+    """The number in each name, or none where a name has none or several."""
+    inside = [re.findall(r"[0-9]+", name) for name in names]
+    return [int(found[0]) for found in inside] if all(len(found) == 1 for found in inside) else []
 
 
 def class_weights(said: str | None, task: str, targets: np.ndarray, names: Sequence[str]) -> np.ndarray | None:

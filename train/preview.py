@@ -1,5 +1,6 @@
 """What was understood of the data, before anything is trained on it."""
 
+import contextlib
 import hashlib
 import itertools
 import textwrap
@@ -19,6 +20,10 @@ _SHOWN = 20
 
 _RARE, _CUT = 0.01, 0.1
 """Shares of a class, and of texts cut, that are worth a warning."""
+
+
+_MISSING = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "nat", "-"})
+"""How tables write that there is no value."""
 
 
 class Lengths:
@@ -131,6 +136,12 @@ def _warnings(
         yield from _lacking(data, names, targets)
         if alike := _alike(names):
             yield f"labels differ only in case or spaces: {', '.join(map(repr, alike))}; are they the same?"
+        if alike := _same_number(names):
+            yield f"labels are the same number: {', '.join(alike)}; are they the same?"
+        if missing := [name for name in names if name.strip().lower() in _MISSING]:
+            yield f"{', '.join(missing)} is a label here, and often stands for none; are these rows without a label?"
+        if any(map(_is_fraction, names)) and all(_number(name) is not None for name in names):
+            yield f"labels are numbers with fractions, each a class: {', '.join(names[:_SHOWN])}; see --task regression"
         if rare := [name for name, count in zip(names, counts, strict=True) if count < _RARE * len(train)]:
             yield f"labels of fewer than 1% of train: {', '.join(rare[:_SHOWN])}; see --class-weights"
 
@@ -148,6 +159,25 @@ def _alike(names: Sequence[str]) -> list[str]:
     """Names that are the same but for case and spaces."""
     folded = [" ".join(name.split()).casefold() for name in names]
     return [name for name, one in zip(names, folded, strict=True) if folded.count(one) > 1]
+
+
+def _number(name: str) -> float | None:
+    """The number that a name is, where it is one; True and False are 1 and 0."""
+    with contextlib.suppress(ValueError):
+        return {"true": 1.0, "false": 0.0}.get(name.strip().lower()) if name.strip().isalpha() else float(name)
+    return None
+
+
+def _is_fraction(name: str) -> bool:
+    number = _number(name)
+    return number is not None and not number.is_integer()
+
+
+def _same_number(names: Sequence[str]) -> list[str]:
+    """Names that are the same number, written differently."""
+    numbers = list(map(_number, names))
+    counts = Counter(numbers)
+    return [name for name, one in zip(names, numbers, strict=True) if one is not None and counts[one] > 1]
 
 
 def _key(row: Row) -> int:
