@@ -118,7 +118,9 @@ def test_labels_that_may_be_none_or_others(labels, expected):
     assert expected in warnings(rows, [("unseen", labels[0])])
 
 
-@pytest.mark.parametrize("labels", [["1", "2.0"], ["01", "02"], ["infinity", "true", "Nancy"], ["v1.5", "v2.5"], [1, 3]])
+@pytest.mark.parametrize(
+    "labels", [["1", "2.0"], ["01", "02"], ["infinity", "true", "Nancy"], ["v1.5", "v2.5"], [1, 3]]
+)
 def test_labels_of_which_nothing_is_to_be_said(labels):
     rows = [(text, labels[i % len(labels)]) for i, text in enumerate(TEXTS)]
     assert not warnings(rows, [(f"unseen {label}", label) for label in labels])

@@ -125,6 +125,7 @@ def test_splits_are_read_from_the_same_columns(tmp_path):
     assert [(row.text, row.label) for row in found.rows] == [("a film", "0"), ("a play", "1")]
 
 
+@pytest.mark.fault(88)
 def test_pairs_in_one_split_alone_are_refused(tmp_path):
     one, two = "text,label\na film,0\na play,1\n", "sentence1,sentence2,label\na film,a play,0\na play,a film,1\n"
     for train, dev in ((one, two), (two, one)):

@@ -88,6 +88,13 @@ def read(
     """
     found = _sources(config, alone) if tables is None else sources.from_tables(tables)
     splits, notes = {}, []
+    if (
+        tables is None
+        and Path(config.data or "").is_dir()
+        and (files := sources.unread(Path(config.data or ""), found))
+    ):
+        listed = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+        notes.append(f"left out {listed}: no split has such a name; expected train, dev, test, or train-00000-of-00002")
     for name, source in found.items():
         task, split = read_split(source, config, task, splits.get("train"))
         if split is None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode, read_bytes
-from bert_jax.tables import ENDINGS, Record, check_names, numbered_by, records
+from bert_jax.tables import ENDINGS, LABELS, Record, check_names, kind, numbered_by, records
 
 from .cells import content, plain
 from .guest import as_found
@@ -63,6 +64,9 @@ def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
     unknown = sorted(set(tables) - {name for names in SPLITS.values() for name in names})
     if unknown or not set(tables) & set(SPLITS["train"]):
         raise UserError(f"tables are called {', '.join(map(str, tables)) or 'nothing'}; expected train, dev and test")
+    for split, names in SPLITS.items():
+        if len(given := [name for name in tables if name in names]) > 1:
+            raise UserError(f"{' and '.join(given)} are both {split}; give one")
     return {
         split: _rows(name, _records_of(table, name), _features(table))
         for split, names in SPLITS.items()
@@ -130,11 +134,32 @@ def _split(directory: Path, split: str) -> Source | None:
         if (directory / name).is_dir():
             if classes := _classes(directory / name):
                 return _tree(directory / name, classes, directory)
-            inside = sorted(p for p in (directory / name).iterdir() if p.name.lower().endswith(ENDINGS) and p.is_file())
-            found += [inside] if inside else []
+            found += _inside(directory / name)
     if len(found) > 1:
         raise UserError(f"{directory}: {found[0][0].name} and {found[1][0].name} are both {split}; keep one")
     return _files(found[0][0] if len(found[0]) == 1 else directory, found[0], directory) if found else None
+
+
+def _inside(folder: Path) -> list[list[Path]]:
+    """The files of a folder that is a split, all of one kind."""
+    files = [path for path in sorted(folder.iterdir()) if _is_data(path)]
+    for path in files[1:]:
+        if kind(path) != kind(files[0]):
+            raise UserError(f"{folder}: {files[0].name} and {path.name} are of two kinds; keep one")
+    return [files] if files else []
+
+
+def _is_data(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS) and path.name[0] != "." and path.is_file()
+
+
+def unread(directory: Path, found: Mapping[str, Source]) -> list[str]:
+    """Files of data that no split of a directory has, like `train-2.csv`, `Test.csv` or `eval.csv`."""
+    used = {Path(part) for source in found.values() for part, _ in source.parts}
+    folders = [directory, directory / "data", *(directory / name for names in SPLITS.values() for name in names)]
+    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if _is_data(path)]
+    beside = {path.with_name(path.name.split(".")[0] + ending) for path in used for ending in LABELS}
+    return [str(path.relative_to(directory)) for path in files if path not in used | beside]
 
 
 def _shards(folder: Path, name: str) -> list[list[Path]]:
@@ -188,7 +213,7 @@ def _numbered(path: Path) -> tuple[int, str]:
 def _rows(name: str, table: Iterable[Any], names: Mapping[str, tuple[str, ...]]) -> Source:
     @contextmanager
     def opening() -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(json.dumps(sorted(names.items())).encode() if names else b"")
 
         def numbered() -> Iterator[Record]:
             for number, row in enumerate(table, 1):
@@ -206,15 +231,19 @@ def _rows(name: str, table: Iterable[Any], names: Mapping[str, tuple[str, ...]])
 
 
 def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
-    if hasattr(table, "to_dict") and hasattr(table, "iloc"):  # a pandas frame
+    if isinstance(table, set | frozenset):
+        raise UserError(f"{name}: a set has no order, which decides what is held out; give a list")
+    if hasattr(table, "to_dict") and hasattr(table, "columns"):  # a pandas frame
         check_names(list(map(str, table.columns)), name)
         return table.to_dict("records")
     if hasattr(table, "features"):
         for column, feature in (table.features or {}).items():
             if getattr(feature, "decode", False):  # pictures and sounds stay bytes, which can be compared
                 table = table.cast_column(column, dataclasses.replace(feature, decode=False))
-        return table
-    rows = list(table)
+        # Each kind of array would be read otherwise; a transform of the user's own stays.
+        made = getattr(table, "format", {}).get("type")
+        return table if made in (None, "custom") else table.with_format(None)
+    rows = [row._asdict() if hasattr(row, "_asdict") else row for row in table]  # named tuples by their names
     names = {2: ("text", "label"), 3: ("text", "pair", "label")}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) and not (isinstance(row, tuple | list) and len(row) in names):

@@ -40,7 +40,7 @@ NEAR, TIMES = 1e-5, 8
 
 TEXTS = ("", "a very good film", "not bad, not good!", "The bookly film was a film of films", "bad " * 60, "b c d")
 FULL = 4
-"""The text that is longer than any model takes: alone, it makes a batch without padding, for which there is other code."""
+"""The text that is longer than any model takes: alone, it makes a batch without padding, which other code computes."""
 SECOND = (None, "a bad film", "", "good", "the very bad film " * 20, "!")
 
 HERE_ALONE = {
@@ -222,6 +222,7 @@ def _quiet():
     transformers.utils.logging.disable_progress_bar()
 
 
+@pytest.mark.fault(91)
 @pytest.mark.parametrize("seed", range(CASES))
 def test_answers_are_those_of_transformers_or_the_checkpoint_is_refused(seed, tmp_path):
     outcome(tmp_path, seed)
