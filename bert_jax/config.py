@@ -242,15 +242,15 @@ def _architecture(data: Mapping[str, Any]) -> str:
 
 
 def _labels(data: Mapping[str, Any], architecture: str) -> tuple[str, ...]:
-    table = data.get("id2label")
+    table, count = data.get("id2label"), data.get("num_labels")
     if table is None:
-        count = data.get("num_labels", 2 if architecture == CLASSIFIER else 0)
+        count = data.get("num_labels", 2)
         _require(_is_int(count) and 0 <= count < 100_000, "num_labels", count, "a whole number")
-        return tuple(f"LABEL_{i}" for i in range(count))
+        table = {str(i): f"LABEL_{i}" for i in range(count)}
     good = isinstance(table, dict) and sorted(table) == sorted(str(i) for i in range(len(table)))
     _require(good, "id2label", table, 'label names under "0", "1", ...')
     names = tuple(table[str(i)] for i in range(len(table)))
-    count = data.get("num_labels")  # where it is another, transformers takes it, and drops the names
+    # Where it is another, transformers takes it, and drops the names.
     _require(count is None or count == len(names), "num_labels", count, f"{len(names)}, the labels in id2label")
     # transformers gives every model the names LABEL_0, LABEL_1; for an encoder they mean nothing.
     placeholders = tuple(f"LABEL_{i}" for i in range(len(names)))

@@ -271,6 +271,7 @@ def test_labels_are_in_order_of_their_number_not_of_their_spelling():
         ({"architectures": [CLASSIFIER]}, ("LABEL_0", "LABEL_1")),
         ({"architectures": [CLASSIFIER], "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
         ({"architectures": [ENCODER]}, ()),
+        ({"architectures": [ENCODER], "num_labels": 3}, ()),
         ({"architectures": [ENCODER], "id2label": {"0": "x"}}, ("x",)),
     ],
 )
