@@ -17,8 +17,9 @@ from bert_jax.command import PRODUCTS, Parser, run
 from bert_jax.config import is_whole
 from bert_jax.errors import UserError
 from bert_jax.files import new_file
+from bert_jax.long_texts import LONG_TEXTS
 from bert_jax.tables import kind
-from bert_jax.tokenizer import LONG_TEXTS, check_max_length
+from bert_jax.tokenizer import check_max_length
 
 if TYPE_CHECKING:
     from bert_jax.predict import Prediction

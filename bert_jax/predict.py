@@ -18,11 +18,12 @@ from bert_jax.command import check_choice
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
+from bert_jax.long_texts import LONG_TEXTS, Cutting
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
 from bert_jax.scores import scores_of, threshold_of
 from bert_jax.texts import check_list, checked, whole_number
-from bert_jax.tokenizer import LONG_TEXTS, Cutting, Tokenizer, check_max_length
+from bert_jax.tokenizer import Tokenizer, check_max_length
 
 _CHARACTERS = 256
 """Characters a text on average: a window of longer texts ends early, so that its memory is bounded."""
@@ -82,7 +83,7 @@ class TextClassifier:
         self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32", precision: str = "highest"
     ):
         self.config, self.tokenizer = checkpoint.config, tokenizer
-        self.cutting, self.threshold = cutting_of(checkpoint), threshold_of(checkpoint.metadata)
+        self.cutting, self.threshold = cutting_of(checkpoint, tokenizer), threshold_of(checkpoint.metadata)
         model = build_classifier(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
         graphdef, params = nnx.split(model)
         self._apply = functools.partial(make_apply(graphdef), params)
@@ -110,10 +111,11 @@ class TextClassifier:
         """Classify texts, or pairs of texts; as many predictions as texts, in their order.
 
         Texts longer than `max_length` tokens are cut and flagged, or read in windows whose logits are averaged, as
-        `long_texts` says (`bert_jax.tokenizer.LONG_TEXTS`). Both are by default as in training, and of a model not
-        trained here all that it takes, from the head. Windows begin as far apart as in training; where that is more
-        than a window of `max_length` holds, half a window apart, with a warning. Raises `UserError` for a text that is
-        no whole string, with its place in the list, and for an option that the model does not take.
+        `long_texts` says (`bert_jax.long_texts.LONG_TEXTS`). Both are by default as in training. A model not trained
+        here reads all that it takes, from the head unless its tokenizer says `truncation_side` left. Windows begin as
+        far apart as in training; where that is more than a window of `max_length` holds, half a window apart, with a
+        warning. Raises `UserError` for a text that is no whole string, with its place in the list, for one that holds a
+        token the model has no embedding of, and for an option that the model does not take.
         """
         return list(self.stream(texts, pairs, max_length=max_length, long_texts=long_texts))
 
@@ -147,7 +149,8 @@ class TextClassifier:
         check_max_length(cutting.max_length, self.config, pairs=paired)
         if paired and self.config.type_vocab_size < 2:
             raise UserError(f"this model takes no pairs: its type_vocab_size is {self.config.type_vocab_size}")
-        if cutting.reads_all and cutting.stride and cutting.stride > (room := cutting.room(paired)):
+        room = self.tokenizer.room(cutting, pairs=paired)
+        if cutting.reads_all and cutting.stride and cutting.stride > room:
             warnings.warn(
                 f"windows began {cutting.stride} tokens apart in training, and {cutting.max_length} tokens at once "
                 f"leave {room} to a window: they begin {max(1, room // 2)} apart",
@@ -210,13 +213,13 @@ class TextClassifier:
             )
 
 
-def cutting_of(checkpoint: Checkpoint) -> Cutting:
-    """How texts are cut for a checkpoint: as in its training, or to all it takes."""
+def cutting_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Cutting:
+    """How texts are cut for a checkpoint: as in its training, or to all it takes, as its tokenizer says."""
     said, most = checkpoint.metadata, checkpoint.config.max_position_embeddings
     length, stride = said.get("max_length", ""), said.get("stride", "")
     return Cutting(
         min(int(length), most) if length.isdecimal() else most,
-        said["long_texts"] if said.get("long_texts") in LONG_TEXTS else "head",
+        said["long_texts"] if said.get("long_texts") in LONG_TEXTS else tokenizer.long_texts,
         int(stride) if stride.isdecimal() else None,
     )
 

@@ -27,6 +27,16 @@ class Frame(NamedTuple):
         """How many special tokens there are."""
         return sum(len(edge.ids) for edge in self.edges)
 
+    @property
+    def ids(self) -> set[int]:
+        """The ids of the special tokens."""
+        return {int(number) for edge in self.edges for number in edge.ids}
+
+    @property
+    def kinds(self) -> set[int]:
+        """The types of the texts' tokens and of the special ones."""
+        return {*self.types, *(int(kind) for edge in self.edges for kind in edge.types)}
+
     def around(self, *texts: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and types, int32 [T] each, of one text or two with the special tokens around them."""
         ids, types = [self.edges[0].ids], [self.edges[0].types]

@@ -24,6 +24,9 @@ ACTIVATIONS = {
 }
 """What CrossEncoder makes scores of logits with, by `problem_type`; its own default is right for none of them."""
 
+_SIDES = {"head": "right", "tail": "left"}
+"""The `truncation_side` with which transformers reads long texts alike."""
+
 _UNSET = 10**9
 """A `model_max_length` above this says that there is none: transformers writes 10^30."""
 
@@ -49,10 +52,14 @@ def completed(found: Checkpoint, tokenizer: Tokenizer, *, trained: bool) -> Chec
     """The checkpoint with what is missing added; what is there stays as it is.
 
     What its scores mean is added only of a model `trained` here. Of that one, what is said of the model
-    it started from goes: its activation, and its name where that is a path of this machine.
+    it started from goes: its activation, and its name where that is a path of this machine. The side that its
+    training cut texts at becomes the tokenizer's.
     """
     source = config_json(found.config, trained=trained)
-    files = {**found.files, **tokenizer_files(found.files, tokenizer, found.config, trained=trained)}
+    made = tokenizer_files(
+        found.files, tokenizer, found.config, trained=trained, long_texts=found.metadata.get("long_texts")
+    )
+    files = {**found.files, **made}
     return replace(found, config=found.config.replace(source=source), files=files)
 
 
@@ -68,9 +75,17 @@ def config_json(config: BertConfig, *, trained: bool) -> dict[str, Any]:
 
 
 def tokenizer_files(
-    files: Mapping[str, bytes], tokenizer: Tokenizer, config: BertConfig, *, trained: bool
+    files: Mapping[str, bytes],
+    tokenizer: Tokenizer,
+    config: BertConfig,
+    *,
+    trained: bool,
+    long_texts: str | None = None,
 ) -> dict[str, bytes]:
-    """The tokenizer's files that are missing, and its settings with those that are missing."""
+    """The tokenizer's files that are missing, and its settings with those that are missing.
+
+    `long_texts` is what training read of long texts (`bert_jax.long_texts.LONG_TEXTS`), None if it is not known.
+    """
     settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}").decode("utf-8-sig"))
     merged = merged_settings(files, Path())
     is_bert = settings.get("tokenizer_class") in BERT_CLASSES
@@ -85,6 +100,8 @@ def tokenizer_files(
     ):
         if whole.get(name) is None:
             whole[name] = value
+    if long_texts in _SIDES and long_texts != tokenizer.long_texts:
+        whole["truncation_side"] = _SIDES[long_texts]
     if not isinstance(whole["model_max_length"], int) or whole["model_max_length"] > _UNSET:
         whole["model_max_length"] = config.max_position_embeddings
     made: dict[str, bytes] = {}

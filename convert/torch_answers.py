@@ -69,6 +69,8 @@ def make(
     texts: list[str | tuple[str, str]] = [*TEXTS, *added_texts(added)]
     if checkpoint.config.type_vocab_size < 2:
         texts = [text for text in texts if isinstance(text, str)]
+    # Added tokens may lie outside the embeddings, where both refuse a text that holds one.
+    texts = [text for text in texts if max(_ids(tokenizer, text)) < checkpoint.config.vocab_size]
     batch, tokens = _encode(tokenizer, texts, max_length)
     as_json = [list(text) if isinstance(text, tuple) else text for text in texts]
     made = Reference(as_json, max_length, tokens, {}, {}, {}, fingerprint(checkpoint), {})
@@ -148,6 +150,10 @@ def _environment(name: str, value: str) -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+
+
+def _ids(tokenizer: Any, text: str | tuple[str, str]) -> list[int]:
+    return tokenizer(*(text if isinstance(text, tuple) else (text,)))["input_ids"]
 
 
 def _encode(tokenizer: Any, texts: list[str | tuple[str, str]], max_length: int) -> tuple[Any, list[list[list[int]]]]:

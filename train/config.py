@@ -10,7 +10,7 @@ from typing import Any
 from bert_jax.command import Parser
 from bert_jax.config import PRECISIONS
 from bert_jax.errors import UserError
-from bert_jax.tokenizer import LONG_TEXTS
+from bert_jax.long_texts import LONG_TEXTS
 from convert.huggingface import MINILM, label_names
 
 from .metrics import ALL_METRICS, TASKS
@@ -98,8 +98,12 @@ class TrainConfig:
     )
 
     max_length: int = _option(LENGTH, 128, "tokens of a text, or of a window", kind=int, metavar="N")
-    long_texts: str = _option(
-        LENGTH, "head", "of a longer text keep its head, tail or both ends, or read all in windows", choices=LONG_TEXTS
+    long_texts: str | None = _option(
+        LENGTH,
+        None,
+        "of a longer text keep its head, tail or both ends, or read all in windows (default: head, or tail if the "
+        "model's tokenizer truncates at the left)",
+        choices=LONG_TEXTS,
     )
     stride: int | None = _option(
         LENGTH, None, "tokens from a window's start to the next one's (default: half a window)", kind=int, metavar="N"

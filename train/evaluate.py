@@ -13,7 +13,7 @@ from bert_jax.command import PRODUCTS, Parser, printable, run
 from bert_jax.config import CLASSIFIER, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
-from bert_jax.tokenizer import LONG_TEXTS
+from bert_jax.long_texts import LONG_TEXTS
 
 from .config import TrainConfig
 

@@ -70,7 +70,7 @@ def identity(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
     splits = {"train": prepared.train, **{name: one.split for name, one in prepared.evaluated.items()}}
     files = [text for name in sorted(start.files) for text in (name, hashlib.sha256(start.files[name]).hexdigest())]
     return {
-        "config": _options(config),
+        "config": {**_options(config), "long_texts": start.metadata["long_texts"]},
         "contents": {
             "the model": _digest(sorted(start.sha256.values())),
             "the tokenizer": _digest(files),
@@ -133,7 +133,10 @@ def _earlier(config: TrainConfig) -> dict[str, Any] | None:
     before = read_json(out / "run.json")
     if config.restart or before.get("clearing"):
         return None
-    refuse_others(out, before, {"config": _options(config)})
+    options = _options(config)
+    if config.long_texts is None:  # then the model's tokenizer says, and that is not read yet
+        options["long_texts"] = before["config"].get("long_texts")
+    refuse_others(out, before, {"config": options})
     return before
 
 

@@ -11,8 +11,9 @@ from bert_jax.checkpoint import Checkpoint, with_classifier, without_classifier
 from bert_jax.command import printable
 from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION
 from bert_jax.errors import UserError
+from bert_jax.long_texts import Cutting
 from bert_jax.packing import Tokens
-from bert_jax.tokenizer import Cutting, Tokenizer, check_max_length
+from bert_jax.tokenizer import Tokenizer, check_max_length
 from convert import conversion
 
 from .batches import TokenSet
@@ -72,7 +73,7 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         start = without_classifier(start)
     check_max_length(config.max_length, start.config)
     found = read(config, _task(config, start), tables)
-    _check_options(config, start, found)
+    _check_options(config, start, found, source.tokenizer)
     try:
         names, targets = targets_of(found, config.labels or start.config.labels)
     except UserError as error:
@@ -81,7 +82,7 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         raise UserError(f"{error} (the model's labels; --new-classifier takes those of the data)") from None
     if not start.config.add_pooling_layer and not config.new_pooler:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
-    cutting = Cutting(config.max_length, config.long_texts, config.stride)
+    cutting = Cutting(config.max_length, config.long_texts or source.tokenizer.long_texts, config.stride)
     start, new = with_classifier(start, names, config.seed, found.task)
     before = {name: value for name, value in start.metadata.items() if name not in (*Cutting._fields, "threshold")}
     start = replace(start, metadata={**before, **cutting.said})
@@ -148,7 +149,7 @@ def _task(config: TrainConfig, start: Checkpoint) -> str | None:
     return asked
 
 
-def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
+def _check_options(config: TrainConfig, start: Checkpoint, found: Data, tokenizer: Tokenizer) -> None:
     """Raise `UserError` where an option does not fit the model or the task."""
     network, task = start.config, found.task
     if config.labels and network.architecture == CLASSIFIER and config.labels != network.labels:
@@ -170,6 +171,8 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data) -> None:
     if paired and network.type_vocab_size < 2:
         raise UserError(f"{config.model}: takes no pairs: its type_vocab_size is {network.type_vocab_size}")
     check_max_length(config.max_length, network, pairs=paired)
-    room = Cutting(config.max_length).room(paired)
-    if config.stride is not None and config.stride > room:
+    if config.stride is None:
+        return
+    room = tokenizer.room(Cutting(config.max_length, "windows"), pairs=paired)
+    if config.stride > room:
         raise UserError(f"--stride is {config.stride}; expected at most {room}, the tokens of a window")

@@ -13,8 +13,8 @@ from bert_jax import __version__, checkpoint
 from bert_jax.checkpoint import Checkpoint, parameter_shapes
 from bert_jax.config import BertConfig
 from bert_jax.files import new_directory
+from bert_jax.long_texts import Cutting
 from bert_jax.parameters import named_arrays
-from bert_jax.tokenizer import Cutting
 
 from . import hosts
 from .batches import Batches

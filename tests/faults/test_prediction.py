@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bert_jax import checkpoint, files
-from bert_jax.tokenizer import Cutting
+from bert_jax.long_texts import Cutting
 from tests.conftest import ROOT
 from tests.faults.conftest import command
 from tests.processes import PATIENCE

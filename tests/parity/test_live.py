@@ -161,3 +161,12 @@ def test_conversion_of_a_foreign_save(tmp_path):
     read = conversion.read(str(tmp_path / "hf"))
     assert read.checkpoint.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert parity.main([str(tmp_path / "hf")]) == 0
+
+
+def test_texts_that_reach_no_embedding_are_left_out_of_the_comparison(tmp_path):
+    """transformers adds a [MASK] that the vocabulary lacks, and one of the texts holds it."""
+    made = random_checkpoint(PRIMES.replace(vocab_size=12), tmp_path / "files")
+    made.files["vocab.txt"] = made.files["vocab.txt"].replace(b"[MASK]\n", b"")
+    with files.new_directory(tmp_path / "native") as scratch:
+        checkpoint.write(scratch, made)
+    assert parity.main([str(tmp_path / "native"), "--max-length", "32"]) == 0
