@@ -115,9 +115,8 @@ def test_training_reads_the_side_that_the_tokenizer_says(left, tmp_path):
         assert opening.identity(config, made)["config"]["long_texts"] == long_texts
     # The export says what the training read, and what reads it here takes it from there.
     for config in (said, told):
-        kept = export.completed(
-            made := prepare(config, tables).checkpoint, Tokenizer.of(made.files, left), trained=True
-        )
+        made = prepare(config, tables).checkpoint
+        kept = export.completed(made, Tokenizer.of(made.files, left), trained=True)
         assert Tokenizer.of(kept.files, left).long_texts == made.metadata["long_texts"]
 
 
