@@ -254,12 +254,8 @@ def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
     return [dict(pair) for pair in pairs]
 
 
-def _record(row: Any, place: str) -> dict[str, Any]:
+def _record(row: Mapping[Any, Any], place: str) -> dict[str, Any]:
     """A row by the names of its columns, as a run reads it."""
-    if not isinstance(row, Mapping):
-        raise UserError(
-            f"{place}: expected a dictionary, not {type(row).__name__}; a table's with_format(None) has them"
-        )
     found = {str(name): plain(value) for name, value in row.items()}
     if len(found) < len(row):
         check_names(list(map(str, row)), place)
