@@ -125,12 +125,7 @@ ODD: dict[str, tuple[Any, ...]] = {
 }
 """What one of the two may refuse, or take for something else."""
 
-BESIDE = {
-    "architectures": ["classifier"],
-    "add_pooling_layer": ["pooler"],
-    "num_labels": ["id2label"],
-    "problem_type": ["one label"],
-}
+BESIDE = {"architectures": ["classifier"], "add_pooling_layer": ["pooler"], "num_labels": ["id2label"]}
 """What else a refusal of a field may name."""
 
 

@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 
-def write(draw: random.Random, directory: Path, tensors: dict[str, torch.Tensor], odd: list[str], strange: bool):
+def write(
+    draw: random.Random, directory: Path, tensors: dict[str, torch.Tensor], odd: list[str], strange: bool
+) -> None:
     """The weights as files of a kind, or of two."""
     other = {name: tensor + 1 if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
     kind = draw.choice(("whole", "whole", "shards", "pickle"))
