@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bert_jax.command import Parser
 from bert_jax.errors import UserError
-from convert.huggingface import MINILM
+from convert.location import MINILM
 from train.config import DEMO
 
 TORCH_ABSENT = "torch or transformers is not installed: pip install '.[parity]'"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.command import Parser, run
-from convert.huggingface import MINILM
+from convert.location import MINILM
 from train.config import DEMO
 
 from . import job

@@ -125,7 +125,7 @@ class Attention(nnx.Module):
         self.output = linear(config, size, size, dtype, precision, rngs)
         self.precision = products(dtype, precision)
         self.heads, self.head_size = config.num_attention_heads, config.head_size
-        self.rate = float(config.attention_probs_dropout_prob)
+        self.rate = config.attention_probs_dropout_prob
         self.attention = attention
 
     def __call__(

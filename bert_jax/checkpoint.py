@@ -102,12 +102,16 @@ def misfits(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndar
 
 
 def check_tensors(
-    where: object, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], *also: str
+    where: object, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], *also: str, way: str = ""
 ) -> None:
-    """Raise one `UserError` that lists every misfit (and those found before, in `also`)."""
+    """Raise one `UserError` that lists every misfit (and those found before, in `also`).
+
+    `way` is what to do where there are tensors too many and nothing else is wrong.
+    """
     problems = [*also, *misfits(shapes, tensors)]
     if problems:
-        raise UserError(f"{where}: {len(problems)} misfits between tensors and config: " + "; ".join(problems))
+        on = f"; {way}" if way and len(problems) == len(tensors.keys() - shapes.keys()) else ""
+        raise UserError(f"{where}: {len(problems)} misfits between tensors and config: {'; '.join(problems)}{on}")
 
 
 def check_memory(config: BertConfig, where: object) -> None:

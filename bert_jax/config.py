@@ -100,6 +100,7 @@ class BertConfig:
             if name == "classifier_dropout" and value is None:
                 continue
             _require(_is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")
+            object.__setattr__(self, name, float(value))  # JSON may write 0
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
             _require(_is_number(value) and 0 < value < 1, name, value, "a number in (0, 1)")
@@ -194,7 +195,7 @@ class BertConfig:
         out = dict(self.source) or {"model_type": "bert"}
         for name, default in _FIELDS.items():
             value = getattr(self, name)
-            if not self.source or name in self.source or value != default:
+            if not self.source or value != self.source.get(name, default):
                 out[name] = value
         if self.source and self.source.get("problem_type") is None and self.problem_type == self._supposed:
             out.pop("problem_type", None)  # supposed, not said: another program may suppose something else

@@ -30,7 +30,7 @@ class Embeddings(nnx.Module):
         self.position_embeddings = table(config.max_position_embeddings)
         self.layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.pad_token_id = config.pad_token_id
-        self.rate = float(config.hidden_dropout_prob)
+        self.rate = config.hidden_dropout_prob
         self.dtype = dtype
 
     def __call__(

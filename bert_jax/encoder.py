@@ -40,7 +40,7 @@ class Layer(nnx.Module):
         # Backwards the activation is computed again from the product: of all the arrays of F
         # features it is made of, only that one is kept.
         self._activate = jax.checkpoint(lambda product, bias: activation(product + bias))
-        self.rate = float(config.hidden_dropout_prob)
+        self.rate = config.hidden_dropout_prob
 
     def __call__(
         self,

@@ -38,7 +38,7 @@ class SequenceClassifier(nnx.Module):
         self.bert = Model(config, dtype=dtype, **how, rngs=rngs)
         self.classifier = linear(config, config.hidden_size, len(config.labels), self.bert.dtype, precision, rngs)
         rate = config.classifier_dropout
-        self.rate = float(config.hidden_dropout_prob if rate is None else rate)
+        self.rate = config.hidden_dropout_prob if rate is None else rate
 
     def __call__(self, rows: Rows, rngs: nnx.Rngs | None = None) -> Float[Array, "N C"]:
         """Logits of the N examples in `rows`, in their order, as float32."""

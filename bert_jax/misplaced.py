@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, some
 
 
 class _Kind(NamedTuple):
@@ -49,8 +49,7 @@ def explained(directory: Path) -> str:
             named = last if "/" not in pattern or "onnx" in pattern else last.parent
             return f"it holds {what} ({named.relative_to(directory)}); {remedy.format(named)}"
     names = sorted(path.name for path in directory.iterdir())
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"it holds {shown}" if names else "it is empty"
+    return f"it holds {some(names, 5)}" if names else "it is empty"
 
 
 def _by_number(path: Path) -> tuple[list[int], str]:

@@ -11,7 +11,6 @@ import numpy as np
 from bert_jax.checkpoint import (
     Checkpoint,
     check_tensors,
-    misfits,
     parameter_shapes,
     read_config,
     read_files,
@@ -180,16 +179,10 @@ def _check(
             f"{directory}: the names of the tensors begin with {prefix!r}, so a wrapped model was saved "
             "(DataParallel, torch.compile, another module); save the state_dict of the model inside it"
         )
-    try:
-        check_tensors(directory, shapes, found, *problems)
-    except UserError as error:
-        more = [name for name in found if name not in shapes]
-        if problems or len(more) < len(misfits(shapes, found)):
-            raise
-        way = (
-            "--encoder-only" if all(name.startswith(HEADS) for name in more) else "--ignore NAME (or a pattern with *)"
-        )
-        raise UserError(f"{error}; if the model does without, add {way} to python -m convert") from None
+    heads = all(name.startswith(HEADS) for name in found if name not in shapes)
+    option = "--encoder-only" if heads else "--ignore NAME (or a pattern with *)"
+    way = f"if the model does without, add {option} to python -m convert"
+    check_tensors(directory, shapes, found, *problems, way=way)
 
 
 def _same(a: np.ndarray, b: np.ndarray | None) -> bool:

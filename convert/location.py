@@ -32,8 +32,6 @@ _WANTED = [
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 ]
-
-
 _PICKLES = [PICKLE, PICKLE_INDEX, "pytorch_model-*.bin"]
 
 

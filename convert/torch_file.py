@@ -97,13 +97,13 @@ def _read_old(content: bytes) -> Any:
 
     Each storage is its number of elements, in 8 bytes, and these.
     """
-    file, storages = io.BytesIO(content), {}
+    file, storages, left = io.BytesIO(content), {}, len(content)
 
     def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        if type(count) is not int or not 0 <= count * dtype.itemsize + sum(a.nbytes for a in storages.values()) <= len(
-            content
-        ):
+        nonlocal left
+        if type(count) is not int or not 0 <= count * dtype.itemsize <= left:
             raise ValueError(f"storage {key} has more elements than the file has bytes")
+        left -= count * dtype.itemsize
         storages[key] = np.zeros(count, dtype)
         return storages[key]
 

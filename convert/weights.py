@@ -16,8 +16,6 @@ from . import torch_file
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-
-
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 

@@ -330,3 +330,9 @@ def test_defaults_are_those_of_bert_base():
     assert (base.intermediate_size, base.hidden_act, base.layer_norm_eps, base.pad_token_id) == (3072, "gelu", 1e-12, 0)
     # 30522 + 512 + 2 rows of 768, and 12 layers of 4 * 768^2 + 2 * 768 * 3072, at 4 bytes.
     assert base.parameter_bytes == 435_081_216
+
+
+def test_a_rate_of_0_is_a_float_and_is_handed_back_as_it_was_written():
+    config = BertConfig.from_dict({**MINILM, "hidden_dropout_prob": 0})
+    assert isinstance(config.hidden_dropout_prob, float)
+    assert json.dumps(config.to_dict()) == json.dumps({**MINILM, "hidden_dropout_prob": 0})

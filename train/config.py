@@ -11,7 +11,8 @@ from bert_jax.command import Parser
 from bert_jax.config import PRECISIONS
 from bert_jax.errors import UserError
 from bert_jax.long_texts import LONG_TEXTS
-from convert.huggingface import MINILM, label_names
+from convert.huggingface import label_names
+from convert.location import MINILM
 
 from .metrics import ALL_METRICS, TASKS
 from .options import argument, flag, number_or_word, taken

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.config import SINGLE_LABEL
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, some
 from bert_jax.tables import Record
 from bert_jax.text_columns import SAMPLE, text_of
 
@@ -88,13 +88,9 @@ def read(
     """
     found = _sources(config, alone) if tables is None else sources.from_tables(tables)
     splits, notes = {}, []
-    if (
-        tables is None
-        and Path(config.data or "").is_dir()
-        and (files := sources.unread(Path(config.data or ""), found))
-    ):
-        listed = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-        notes.append(f"left out {listed}: no split has such a name; expected train, dev, test, or train-00000-of-00002")
+    if tables is None and (files := sources.unread(Path(config.data), found)):
+        named = "train, dev, test, or train-00000-of-00002"
+        notes.append(f"left out {some(files, 5)}: no split has such a name; expected {named}")
     for name, source in found.items():
         task, split = read_split(source, config, task, splits.get("train"))
         if split is None:
@@ -152,8 +148,8 @@ def read_split(
         task = finding.task_of(tables, columns.labels)
     rows: list[Row] = []
     names = tuple(source.names.get(columns.labels[0], ())) if columns else ()
-    split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns, names=names)
-    split = split._replace(header=tuple(tables[0]) if tables else ())
+    header = tuple(tables[0]) if tables else ()
+    split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns, names=names, header=header)
     skipped, known, met = 0, {}, set(split.header)
     for number, record in itertools.chain(sample, records):
         try:

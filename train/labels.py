@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, some
 from bert_jax.text_columns import did_you_mean, shown
 
 from .data import Data, Row, Split
@@ -243,8 +243,7 @@ def _labels(split: Split) -> Iterator[_Placed]:
 
 
 def _among(label: Any, names: Sequence[str]) -> str:
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"expected one of {', '.join(names[:20])}{more}{did_you_mean(str(label), names)}"
+    return f"expected one of {some(names, 20)}{did_you_mean(str(label), names)}"
 
 
 def _as_integer(label: Any) -> int | None:

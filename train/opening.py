@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, some
 from bert_jax.files import read_json
 
 from .config import TrainConfig
@@ -128,9 +128,8 @@ def _which(content: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> s
     old, new = ({Path(path).name: digest for path, digest in files.items()} for files in (old, new))
     words = {name: "added" if name not in old else "changed" for name in new if old.get(name) != new[name]}
     words |= {name: "removed" for name in old if name not in new}
-    files = ", ".join(f"{name} {word}" for name, word in sorted(words.items())[:_NAMED])
-    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return f"the data ({split}: {files or 'the same files in another order'}{more})"
+    files = some([f"{name} {word}" for name, word in sorted(words.items())], _NAMED)
+    return f"the data ({split}: {files or 'the same files in another order'})"
 
 
 def _options_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

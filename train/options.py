@@ -35,7 +35,7 @@ def option(
     there to lead to others (`epochs`). `may_differ` says that the processes of a run may have values of their own: only
     the first one writes, and what was read is compared itself. `more` is what `add_argument` takes.
     """
-    ours = dict(zip(_OURS, (group, kind, may_change, may_differ), strict=True))
+    ours = {"group": group, "type": kind, "may_change": may_change, "may_differ": may_differ}
     return field(default=default, metadata={"help": help, **ours, **more})
 
 

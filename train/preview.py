@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from bert_jax.config import MULTI_LABEL, REGRESSION
+from bert_jax.errors import some
 from bert_jax.packing import Tokens
 
 from .data import Data, Row
@@ -151,8 +152,7 @@ def _lacking(data: Data, names: Sequence[str], targets: Mapping[str, np.ndarray]
     for name, held in targets.items():
         counts = held.sum(axis=0) if data.task == MULTI_LABEL else np.bincount(held, minlength=len(names))
         if lacking := [label for label, count in zip(names, counts, strict=True) if not count]:
-            more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
-            yield f"{name} has no example of {', '.join(lacking[:_SHOWN])}{more}"
+            yield f"{name} has no example of {some(lacking, _SHOWN)}"
 
 
 def _alike(names: Sequence[str]) -> list[str]:

@@ -154,7 +154,9 @@ def _is_data(path: Path) -> bool:
 
 
 def unread(directory: Path, found: Mapping[str, Source]) -> list[str]:
-    """Files of data that no split of a directory has, like `train-2.csv`, `Test.csv` or `eval.csv`."""
+    """Files of data that no split of a directory has, like `train-2.csv`, `Test.csv` or `eval.csv`; none of a file."""
+    if not directory.is_dir():
+        return []
     used = {Path(part) for source in found.values() for part, _ in source.parts}
     folders = [directory, directory / "data", *(directory / name for names in SPLITS.values() for name in names)]
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if _is_data(path)]

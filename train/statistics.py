@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Shaped
 
 from bert_jax.command import printable
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.errors import some
 from bert_jax.scores import HALF, scores_of
 
 from .metrics import METRICS, Metrics, measure
@@ -81,8 +82,7 @@ def absent(task: str, targets: Shaped[np.ndarray, "N ..."], metrics: Metrics, la
     else:
         names = [name for name, f1 in zip(labels, metrics["f1"], strict=True) if f1 is None]
         said = "no text is, or is taken for, {}: not in macro F1"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return said.format(", ".join(map(printable, names[:_SHOWN])) + more) if names else ""
+    return said.format(some([*map(printable, names)], _SHOWN)) if names else ""
 
 
 class Calibration(NamedTuple):
