@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import resource
 from importlib.metadata import entry_points
 
 # glibc's malloc.h: options of mallopt, and their values. A step's temporaries are one block of hundreds of megabytes.
@@ -19,7 +20,9 @@ def keep_freed_memory() -> bool:
 
     For a command, before it starts other threads: it is not for a library to decide. Nothing is changed where JAX has
     an accelerator's plugin, where the user has set GLIBC_TUNABLES or a variable of malloc's (MALLOC_...), or where the
-    C library is another one.
+    C library is another one. Where the address space is limited (`ulimit -v`), nothing is kept, as pieces of what was
+    freed would stay in the way of the next large block; but threads share one arena, so that none takes 64 MB of what
+    is there for itself.
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -34,6 +37,9 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, ValueError):  # musl and others have no such name, or no such function
         return False
     global _kept
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        mallopt(*_ONE_ARENA)
+        return False
     options = _NO_BLOCK_MAPPED_APART, _NOTHING_HANDED_BACK, _ONE_ARENA
     _kept = sum(mallopt(*option) for option in options) == len(options)
     return _kept

@@ -88,6 +88,40 @@ print(before - limit())
     assert int(done.stdout) < 100 * 2**20
 
 
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()), reason="another C library")
+def test_where_the_address_space_is_limited_nothing_is_kept_and_threads_share_one_arena():
+    code = """
+import ctypes, resource, threading
+from pathlib import Path
+from bert_jax.allocator import keep_freed_memory
+resource.setrlimit(resource.RLIMIT_AS, (2**46, 2**46))
+assert not keep_freed_memory()
+import numpy as np
+
+def taken():
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+allocate = ctypes.CDLL(None).malloc
+allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
+before, found = taken(), []
+threading.stack_size(2**20)
+thread = threading.Thread(target=lambda: (allocate(1000), found.append(taken())))
+thread.start()
+thread.join()
+blocks = [np.ones(2**25, np.float32), bytes(10)]
+blocks.pop(0)
+print(found[0] - before, taken() - before)
+"""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    environment = clean | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    thread, freed = map(int, done.stdout.split())
+    assert thread < 32 * 2**20
+    assert freed < 32 * 2**20
+
+
 @pytest.mark.parametrize(("argument", "times"), [("--help", 1), ("--inspect", 0)])
 def test_the_command_that_trains_keeps_memory_from_its_start(argument, times):
     code = f"""
