@@ -132,6 +132,8 @@ class _Csv:
         self._count += 1
         if tuple(row) != self._names:
             _same_columns(self._path, self._names, row, self._count)
+        if binary := next((name for name, value in row.items() if isinstance(value, bytes)), None):
+            raise UserError(f"{self._path}: column {binary} holds bytes, which csv cannot; choose a parquet output")
         self._writer.writerow([_cell(row.get(name)) for name in self._names])
 
 

@@ -72,6 +72,25 @@ def numbered_by(path: Path) -> str:
     return "row" if kind(path) in (".parquet", ".json") else "line"
 
 
+def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """The names of labels 0, 1, ... by column, where a Parquet file has the note that `datasets` leaves of them."""
+    import pyarrow.parquet
+
+    if kind(path) != ".parquet":
+        return {}
+    with opened(path, within=within) as file:
+        try:
+            note = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface")
+        except (pyarrow.ArrowException, OSError, ValueError):
+            return {}  # `records` says what is wrong
+    try:
+        features = json.loads(note)["info"]["features"] if note else {}
+        inner = {name: feature.get("feature", feature) for name, feature in features.items()}
+        return {name: tuple(one["names"]) for name, one in inner.items() if one.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path}: its note of what labels mean (huggingface) cannot be read; write it anew") from None
+
+
 def kind(path: Path) -> str:
     """The ending of a file's name, in lower case and without .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix

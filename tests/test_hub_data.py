@@ -25,6 +25,7 @@ configs:
   - {split: train, path: short/train.jsonl}
   - {split: validation, path: short/dev.jsonl}
   - {split: test, path: short/test.jsonl}
+  - {split: extra, path: short/dev.jsonl}
 dataset_info:
 - config_name: short
   features:
@@ -152,6 +153,7 @@ def test_a_data_set_by_name_and_revision(inspect, tmp_path):
     assert f"2 examples from {where}, validation" in done.stdout
     assert "labels: poor 4 (50.0%), fair 4 (50.0%)" in done.stdout
     assert "left out test" in done.stdout
+    assert "left out extra: no split has such a name; expected train, dev, test" in done.stdout
     again = inspect(*words, endpoint="http://127.0.0.1:9")  # the hub is gone: what was kept will do
     assert again.returncode == 0, again.stderr
     assert "labels: poor 4 (50.0%), fair 4 (50.0%)" in again.stdout

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pandas
+import pyarrow.parquet
 import pytest
 
 from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.tables import label_names
 from train.config import TrainConfig
 from train.data import read
 from train.labels import by_number, targets_of
@@ -52,11 +54,31 @@ def test_lists_of_zeros_and_ones_hold_a_number_for_each_label(labels):
         ([[2, 0], [1, 2]], [[1, 0, 1], [0, 1, 1]]),
         ([[3], [5]], [[1, 0], [0, 1]]),
         (["['toxic', 'insult']", "[]", "['insult']"], [[1, 1], [0, 0], [1, 0]]),
+        (["('toxic', 'insult')", "()", "('insult',)"], [[1, 1], [0, 0], [1, 0]]),
+        (["[1 0 1]", "[0 0 1]"], [[1, 0, 1], [0, 0, 1]]),  # as numpy prints them, and pandas writes them
+        (["[1. 0. 1.]", "[0. 0.\n 1.]"], [[1, 0, 1], [0, 0, 1]]),
+        (["[ True False]", "[False False]"], [[1, 0], [0, 0]]),
     ],
 )
 def test_other_lists_hold_labels(labels, targets):
     task, _, found = understood(labels)
     assert (task, found) == (MULTI_LABEL, targets)
+
+
+def test_names_in_brackets_are_names():
+    names = ["(good)", "[bad]", "(so so, at best)", "[bad] [worse]"]
+    assert understood(names * 2)[:2] == (SINGLE_LABEL, tuple(sorted(names)))
+
+
+def test_a_list_that_numpy_cut_is_refused():
+    cells = [str(row) for row in np.eye(3, 2000, dtype=int)]
+    with pytest.raises(UserError, match=r"row 1: label is .*, a list that was cut; expected all of it"):
+        understood(cells)
+
+
+def test_a_number_with_decimals_among_classes_names_the_other_task():
+    with pytest.raises(UserError, match=r"row 4: label is 3.5, .* \(of numbers, pass --task regression\)"):
+        understood([1, 2, 3, 3.5])
 
 
 def test_a_written_list_of_any_length_is_a_list():
@@ -190,6 +212,26 @@ def test_a_data_set_says_which_number_is_which():
     lists = as_datasets([[0], [1], [2], [0]], ["0", "2", "1"])
     called, targets = targets_of(read(TrainConfig(), None, {"train": lists, "dev": lists}))
     assert targets["train"].argmax(axis=1).tolist() == [0, 1, 2, 0]
+
+
+def test_a_parquet_file_says_which_number_is_which_as_datasets_wrote_it(tmp_path):
+    as_datasets([0, 1, 0, 1], ["pos", "neg"]).to_parquet(tmp_path / "train-00000-of-00002.parquet")
+    as_datasets([1, 1], ["pos", "neg"]).to_parquet(tmp_path / "train-00001-of-00002.parquet")
+    as_datasets([0, 1], ["neg", "pos"]).to_parquet(tmp_path / "dev.parquet")
+    called, targets = targets_of(read(TrainConfig(data=str(tmp_path))))
+    assert called == ("pos", "neg")
+    assert {name: found.tolist() for name, found in targets.items()} == {"train": [0, 1, 0, 1, 1, 1], "dev": [1, 0]}
+    as_datasets([[0], [1, 0]], ["pos", "neg"]).to_parquet(tmp_path / "lists.parquet")
+    assert label_names(tmp_path / "lists.parquet") == {"label": ("pos", "neg")}
+    as_datasets([1, 1], ["neg", "pos"]).to_parquet(tmp_path / "train-00001-of-00002.parquet")
+    with pytest.raises(
+        UserError, match=r"00001-of-00002.parquet: its labels have other names than those of train-00000"
+    ):
+        read(TrainConfig(data=str(tmp_path)))
+    noted = pyarrow.table({"text": ["a"], "label": [0]}).replace_schema_metadata({"huggingface": "{}"})
+    pyarrow.parquet.write_table(noted, tmp_path / "noted.parquet")
+    with pytest.raises(UserError, match=r"noted.parquet: its note of what labels mean \(huggingface\) cannot be read"):
+        read(TrainConfig(data=str(tmp_path / "noted.parquet")))
 
 
 def test_splits_whose_labels_are_numbered_differently():

@@ -52,6 +52,15 @@ def test_the_texts_are_those_of_the_column(kind, label, scores, tmp_path):
         assert list(row["scores"].values()) == pytest.approx(expected, abs=1e-6)
 
 
+def test_bytes_do_not_go_into_a_csv(label, tmp_path):
+    frame = FRAME.assign(id=[b"\x01", b"\xff", b"", b"a"])
+    source = write(tmp_path / "in.parquet", frame)
+    with pytest.raises(UserError, match="column id holds bytes, which csv cannot; choose a parquet output"):
+        label(source, "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    assert pandas.read_parquet(label(source, "out.parquet"))["id"].tolist() == frame["id"].tolist()
+
+
 @pytest.mark.parametrize("source", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("output", ["csv", "parquet"])
 def test_rows_come_back_with_ours_beside_them(source, output, label, scores, tmp_path):

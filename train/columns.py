@@ -21,6 +21,10 @@ from bert_jax.text_columns import (
     texts_in,
 )
 
+_PART = r"(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|True|False|\.\.\.)"
+_NUMPYS = re.compile(rf"\[\s*{_PART}(?:\s+{_PART})*\s*\]")
+"""A list of numbers as numpy prints it, without commas; a long one has `...` for what is left out."""
+
 _FRACTION = re.compile(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*")
 
 
@@ -108,6 +112,8 @@ def label_of(task: str, record: dict[str, Any], columns: Sequence[str], separato
     if task == MULTI_LABEL:
         parts = _parts(name, value, separator)
         return tuple(float(part) if _is_flag(part) else _class(name, part) for part in parts)
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        raise ValueError(f"{name} is {value}, expected an integer or a name (of numbers, pass --task regression)")
     return _class(name, value)
 
 
@@ -136,18 +142,24 @@ def _is_flag(value: Any) -> bool:
 
 
 def _listed(name: str, value: Any) -> Sequence[Any] | None:
-    """A list, also one that a cell such as "[1, 0]" or "['a', 'b']" spells out; None where there is none.
+    """A list, also one that a cell such as "[1, 0]", "[1 0]", "(1, 0)" or "['a', 'b']" spells out; or None.
 
-    Raises `ValueError` where brackets hold something else.
+    Raises `ValueError` where square brackets hold something else.
     """
     if isinstance(value, list | tuple):
         return value
-    if not (isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]")):
+    text = value.strip() if isinstance(value, str) else ""
+    if text[:1] + text[-1:] not in ("[]", "()"):
         return None
+    if _NUMPYS.fullmatch(text):
+        return [ast.literal_eval(part) for part in text[1:-1].split()]
     try:
-        return ast.literal_eval(value.strip())
+        found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if text[0] == "(":
+            return None
         raise ValueError(f"{name} is {shown(value)}, expected a list of names") from None
+    return found if isinstance(found, list | tuple) else None
 
 
 def _is_fraction(value: Any) -> bool:
@@ -177,6 +189,8 @@ def _parts(name: str, value: Any, separator: str) -> Sequence[Any]:
         if isinstance(value, str) and "," not in value and value.count("'") + value.count('"') > 2:
             # numpy's lists, which Python would run together
             raise ValueError(f"{name} is {shown(value)}, expected commas between names")
+        if ... in found:
+            raise ValueError(f"{name} is {shown(value)}, a list that was cut; expected all of it")
         return found
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator) if part.strip()]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode, read_bytes
-from bert_jax.tables import ENDINGS, LABELS, Record, check_names, kind, numbered_by, records
+from bert_jax.tables import ENDINGS, LABELS, Record, check_names, kind, label_names, numbered_by, records
 
 from .cells import content, plain
 from .guest import as_found
@@ -28,12 +28,14 @@ class Source(NamedTuple):
     """A split to read: what it is called, its parts in order, each a name and how to open it, and what is counted.
 
     `unit` is "line" or "row", or nothing where a part is one record. `names` are those of labels, where they are said.
+    `beside` are names of the hub's other splits, which are not read.
     """
 
     path: Path | str
     parts: Sequence[tuple[Path | str, Callable[[], Opened]]]
     unit: str
     names: Mapping[str, tuple[str, ...]] = {}
+    beside: tuple[str, ...] = ()
 
 
 def find(path: Path, alone: bool = False) -> dict[str, Source]:
@@ -93,14 +95,14 @@ def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, S
             f"{hub_id}: no such file or directory, and the hub did not give it ({reason[:300]}); "
             "check the name, --data-name and the network"
         ) from None
-    sources = {}
-    for split, names in SPLITS.items():
-        for one in names:
-            if one in found and split not in sources:
-                where = f"{hub_id}{f' ({name})' if name else ''}{f' at {commit}' if commit else ''}, {one}"
-                sources[split] = _rows(where, _records_of(found[one], where), _features(found[one]))
-    if "train" not in sources:
+    used = {split: one for split, names in SPLITS.items() if (one := next((n for n in names if n in found), None))}
+    if "train" not in used:
         raise UserError(f"{hub_id}: no train split; there are: {', '.join(map(str, found))}")
+    beside = tuple(str(one) for one in found if one not in used.values())
+    sources = {}
+    for split, one in used.items():
+        where = f"{hub_id}{f' ({name})' if name else ''}{f' at {commit}' if commit else ''}, {one}"
+        sources[split] = _rows(where, _records_of(found[one], where), _features(found[one]))._replace(beside=beside)
     return sources
 
 
@@ -154,9 +156,9 @@ def _is_data(path: Path) -> bool:
 
 
 def unread(directory: Path, found: Mapping[str, Source]) -> list[str]:
-    """Files of data that no split of a directory has, like `train-2.csv`, `Test.csv` or `eval.csv`; none of a file."""
+    """Data that no split has: files of a directory, like `train-2.csv` or `eval.csv`, or other splits of the hub."""
     if not directory.is_dir():
-        return []
+        return list(next(iter(found.values())).beside)
     used = {Path(part) for source in found.values() for part, _ in source.parts}
     folders = [directory, directory / "data", *(directory / name for names in SPLITS.values() for name in names)]
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if _is_data(path)]
@@ -181,7 +183,12 @@ def _files(name: Path, paths: list[Path], within: Path | None) -> Source:
         with records(path, within=within) as (found, sha256):
             yield found, lambda: sha256
 
-    return Source(name, [(path, lambda path=path: opening(path)) for path in paths], numbered_by(paths[0]))
+    names = label_names(paths[0], within=within)
+    for path in paths[1:]:
+        if label_names(path, within=within) != names:
+            raise UserError(f"{path}: its labels have other names than those of {paths[0].name}; write both anew")
+    parts = [(path, lambda path=path: opening(path)) for path in paths]
+    return Source(name, parts, numbered_by(paths[0]), names)
 
 
 def _classes(folder: Path) -> list[Path]:
