@@ -83,8 +83,10 @@ def lowered_step(
 
     from bert_jax.heads import SequenceClassifier
     from bert_jax.optimizer import fine_tuning
-    from train.batches import Plan, TokenSet
-    from train.parallel import Trainer, make_layout
+    from train.data.token_set import TokenSet
+    from train.step.batches import Plan
+    from train.step.layouts import make_layout
+    from train.step.trainer import Trainer
 
     platform = "tpu" if devices[0].platform == "tpu" else "cuda"
     kernel = {"tpu": "mosaic", "cuda": "triton"}[platform] if attention == "fused" else attention

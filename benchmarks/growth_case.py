@@ -45,7 +45,7 @@ def drawn_lengths(count: int, generator: np.random.Generator) -> np.ndarray:
 def examples(directory: str, batch_size: int) -> dict[str, Any]:
     """`python -m train` for an epoch of `directory`'s data, then its planning alone; seconds and bytes."""
     from train.config import TrainConfig
-    from train.prepare import prepare
+    from train.data.prepare import prepare
 
     place = Path(directory)
     config = TrainConfig(
@@ -70,8 +70,8 @@ def examples(directory: str, batch_size: int) -> dict[str, Any]:
     # As `train.__main__`, which reads before it imports JAX.
     from rich.console import Console
 
-    from train import loop
-    from train.batches import Batches
+    from train.run import loop
+    from train.step.batches import Batches
 
     used = time.process_time()
     loop.run(config, prepared, Console(quiet=True))
@@ -127,7 +127,7 @@ def batches(shape: str, batch_size: int, micro: int, rounds: int) -> dict[str, A
 
 
 class Run:
-    """Training as `train.loop` does it, of random weights on random tokens, in examples of the given lengths."""
+    """Training as `train.run.loop` does it, of random weights on random tokens, in examples of the given lengths."""
 
     def __init__(
         self, shape: str, drawn: Sequence[int] | np.ndarray, batch_size: int, parallel: str = "jit", **how: Any
@@ -138,8 +138,10 @@ class Run:
         from bert_jax.heads import SequenceClassifier
         from bert_jax.optimizer import fine_tuning
         from bert_jax.packing import Tokens
-        from train.batches import Batches, TokenSet
-        from train.parallel import Trainer, make_layout
+        from train.data.token_set import TokenSet
+        from train.step.batches import Batches
+        from train.step.layouts import make_layout
+        from train.step.trainer import Trainer
 
         config, generator = config_of(shape), np.random.default_rng(1)
         tokens = [generator.integers(5, config.vocab_size, n).astype(np.int32) for n in drawn]

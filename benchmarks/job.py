@@ -14,8 +14,8 @@ from bert_jax.packing import Tokens
 from bert_jax.tokenizer import check_max_length
 from convert import conversion, huggingface
 from train.config import TrainConfig
-from train.data import read
-from train.labels import label_ids
+from train.data.labels import label_ids
+from train.data.reading import read
 
 from .figures import encoder_parameters
 from .workload import Job

@@ -16,11 +16,11 @@ from bert_jax.command import Parser, run
 from bert_jax.config import REGRESSION, SINGLE_LABEL
 from convert import conversion
 from convert.location import MINILM, locate
-from train.batches import shuffled
 from train.config import TrainConfig
-from train.data import read
-from train.labels import targets_of
+from train.data.labels import targets_of
+from train.data.reading import read
 from train.metrics import METRICS, measure
+from train.step.batches import shuffled
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -63,7 +63,7 @@ def measure(made: job.Job, directory: Path, steps: int, rounds: int) -> dict[str
 
     What follows what changes from round to round, so neither is always the first.
     """
-    from train.checkpoints import Checkpoints, named
+    from train.run.checkpoints import Checkpoints, named
 
     from .contenders.ours import Contender
 

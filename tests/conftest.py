@@ -16,7 +16,9 @@ SHAPE_CHECKED = [
         for name in ("activations", "attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")
     ),
     *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict", "scores")),
-    *(f"train.{name}" for name in ("batches", "evaluator", "gather", "metrics", "step")),
+    *(f"train.step.{name}" for name in ("batches", "evaluator", "gather", "train_step")),
+    "train.data.token_set",
+    "train.metrics",
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
 
@@ -102,7 +104,7 @@ def write_reviews(directory: Path, **counts: int) -> None:
 def read_splits(path: Path, **options):
     """The splits of a data set."""
     from train.config import TrainConfig
-    from train.data import read
+    from train.data.reading import read
 
     return read(TrainConfig(data=str(path), **options)).splits
 

@@ -21,9 +21,11 @@ from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from tests.conftest import random_checkpoint
-from train.batches import Batches, TokenSet
-from train.evaluator import Evaluator
-from train.parallel import Trainer, make_layout
+from train.data.token_set import TokenSet
+from train.step.batches import Batches
+from train.step.evaluator import Evaluator
+from train.step.layouts import make_layout
+from train.step.trainer import Trainer
 
 STEPS = 20
 CONFIG = BertConfig(

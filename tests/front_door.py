@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
 from bert_jax.errors import UserError
 from train.config import TrainConfig
-from train.data import read
-from train.labels import targets_of
+from train.data.labels import targets_of
+from train.data.reading import read
 
 WORDS = (
     "good",

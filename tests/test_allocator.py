@@ -74,7 +74,7 @@ def test_memory_that_is_kept_is_not_counted_as_taken():
 from bert_jax.allocator import keep_freed_memory
 assert keep_freed_memory()
 import numpy as np
-from train.memory import limit
+from train.step.memory import limit
 before = limit()
 blocks = [np.ones(2**18, np.float32) for _ in range(400)]
 del blocks

@@ -15,7 +15,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from train.config import TrainConfig
-from train.data import read
+from train.data.reading import read
 
 LONG = np.arange(5000)
 EDGE = np.arange(5000)

@@ -10,7 +10,7 @@ import pytest
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from train.config import TrainConfig
-from train.data import read
+from train.data.reading import read
 
 ROWS = [(f'the film number {i} is, "well", {"good" if i % 2 else "bad"}', i % 2) for i in range(6)]
 

@@ -100,7 +100,7 @@ def test_evaluating_gives_what_training_found(trained, tmp_path, capsys):
     held = tmp_path / "dev.jsonl"
     # The rows that were held out, from the record of where the report found them: all are on some line of the file.
     from train.config import TrainConfig
-    from train.data import read
+    from train.data.reading import read
 
     split = read(TrainConfig(data=str(data), dev_fraction=0.25)).splits["dev"]
     lines = data.read_text().splitlines(keepends=True)
@@ -269,7 +269,7 @@ def test_long_texts_are_evaluated_as_they_are_read(long_texts, encoder, tmp_path
 
 
 def test_data_without_a_label_are_refused(tmp_path):
-    from train.data import read
+    from train.data.reading import read
 
     path = tmp_path / "test.csv"
     path.write_text("text,label\na film,-1\na play,-1\n")

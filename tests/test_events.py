@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from train.events import FOLDER, check_installed
-from train.run_directory import MetricsLog
+from train.report.events import FOLDER, check_installed
+from train.run.run_directory import MetricsLog
 
 pytest.importorskip("tensorboardX")
 

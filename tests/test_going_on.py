@@ -10,9 +10,11 @@ from bert_jax import files
 from bert_jax.errors import UserError
 from tests.conftest import write_random
 from tests.test_recipe import CONFIG
-from train import fine_tune, loop, page
+from train import fine_tune
 from train.__main__ import main
 from train.config import IN_MEMORY, TrainConfig
+from train.report import page
+from train.run import loop
 
 ROWS = [(f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film", ("no", "yes")[i % 2]) for i in range(40)]
 

@@ -20,8 +20,10 @@ from tests.conftest import ROOT, write_random
 from tests.processes import PATIENCE
 from tests.test_going_on import ROWS, log
 from tests.test_recipe import CONFIG
-from train import fine_tune, loop, parallel, stopping
-from train.stopping import Interrupts, Stopped
+from train import fine_tune
+from train.run import loop, stopping
+from train.run.stopping import Interrupts, Stopped
+from train.step import trainer
 
 DATA = {"train": ROWS, "dev": ROWS[:9]}
 
@@ -104,8 +106,8 @@ def interrupted(monkeypatch, owner, name, which, times=1):
     ("owner", "name", "which", "steps"),
     [
         (loop._Run, "_begin", 1, 0),
-        (parallel.Trainer, "__call__", 1, 1),  # as it compiles
-        (parallel.Trainer, "__call__", 7, 7),
+        (trainer.Trainer, "__call__", 1, 1),  # as it compiles
+        (trainer.Trainer, "__call__", 7, 7),
         (loop, "measure", 1, 5),
         (loop, "save_best", 1, 5),
         (loop, "measure", 3, 10),  # of the best model, when all steps are done
@@ -142,7 +144,7 @@ def test_ctrl_c_that_came_too_late_to_stop_the_run_is_passed_on(options, left_as
 
 def test_the_second_ctrl_c_does_not_wait(options, left_as_it_was, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        interrupted(patched, parallel.Trainer, "__call__", 4, times=2)
+        interrupted(patched, trainer.Trainer, "__call__", 4, times=2)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(DATA, out=tmp_path / "run", quiet=True, checkpoint_every=2, **options)
     assert fine_tune(DATA, out=tmp_path / "run", quiet=True, **options)["dev"]  # from step 2
@@ -158,7 +160,7 @@ def test_handlers_of_the_caller_are_its_own(options, tmp_path, monkeypatch):
     heard = []
     signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     mine = signal.getsignal(signal.SIGINT)
-    interrupted(monkeypatch, parallel.Trainer, "__call__", 3)
+    interrupted(monkeypatch, trainer.Trainer, "__call__", 3)
     assert fine_tune(DATA, out=tmp_path / "run", quiet=True, **options)["dev"]
     assert heard == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is mine
@@ -239,7 +241,7 @@ def test_a_notebooks_stop_button(options, tmp_path):
     try:
         client.wait_for_ready(timeout=PATIENCE)
         call = f"fine_tune({DATA!r}, out={str(tmp_path / 'run')!r}, **{ {**options, 'model': str(options['model'])}!r}"
-        setup = "from train import fine_tune; import train.loop; mine = 42"
+        setup = "from train import fine_tune; import train.run.loop; mine = 42"
         assert client.execute_interactive(setup, timeout=PATIENCE)["content"]["status"] == "ok"
 
         def pressed(message):

@@ -229,20 +229,20 @@ def test_a_kernel_asked_for_by_name_is_not_tried(monkeypatch):
 def test_processes_take_the_same_attention(monkeypatch, capsys):
     from rich.console import Console
 
-    from train import hosts, loop
+    from train.step import hosts, network
 
-    monkeypatch.setattr(loop, "fused_here", lambda: "interpret")
+    monkeypatch.setattr(network, "fused_here", lambda: "interpret")
     console = Console()
     for here, everywhere, expected, said in [
         (True, True, "auto", ""),
         (True, False, "plain", "attention plain, because the fused kernel was refused on another process\n"),
         (False, False, "plain", ""),  # this process has said why
     ]:
-        monkeypatch.setattr(loop, "agrees", lambda kernel, here=here: here)
+        monkeypatch.setattr(network, "agrees", lambda kernel, here=here: here)
         monkeypatch.setattr(hosts, "everyone", lambda flag, everywhere=everywhere: everywhere)
-        assert loop.agreed_attention("auto", console) == expected
+        assert network.agreed_attention("auto", console) == expected
         assert capsys.readouterr().out == said
-    assert loop.agreed_attention("triton", console) == "triton"
+    assert network.agreed_attention("triton", console) == "triton"
 
 
 BLOCKED = """

@@ -11,8 +11,8 @@ from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.tables import label_names
 from train.config import TrainConfig
-from train.data import read
-from train.labels import by_number, targets_of
+from train.data.labels import by_number, targets_of
+from train.data.reading import read
 
 
 def understood(labels, task=None, names=(), **options):
@@ -168,7 +168,7 @@ def test_frames_with_numbers_for_names():
 
 
 def test_a_classifier_takes_other_labels_where_it_is_told_to(primes_directory, primes, tmp_path):
-    from train.prepare import prepare
+    from train.data.prepare import prepare
 
     path = tmp_path / "all.csv"
     path.write_text("text,label\n" + "".join(f"film {i},{'yes' if i % 2 else 'no'}\n" for i in range(8)))

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from train import memory
-from train.batches import Batches, TokenSet, starts_of
+from train.data.token_set import TokenSet, starts_of
+from train.step import memory
+from train.step.batches import Batches
 
 LENGTH, COUNT = 2**20, 2**12  # 2^32 tokens
 

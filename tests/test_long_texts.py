@@ -17,7 +17,7 @@ from bert_jax.predict import TextClassifier
 from bert_jax.tokenizer import Tokenizer
 from tests.conftest import PRIMES, VOCABULARY, random_checkpoint, write_random
 from train.config import TrainConfig
-from train.prepare import prepare
+from train.data.prepare import prepare
 
 IDS = list(range(100, 120))
 

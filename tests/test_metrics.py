@@ -10,7 +10,7 @@ from sklearn import metrics as theirs
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from train.metrics import METRICS, best_threshold, measure
-from train.statistics import absent, intervals
+from train.report.statistics import absent, intervals
 
 CLASSES = 5
 

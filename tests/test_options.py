@@ -12,10 +12,12 @@ import pytest
 from bert_jax.errors import UserError
 from convert.huggingface import label_names
 from tests.conftest import ROOT
-from train import fine_tune, hosts, opening
+from train import fine_tune
 from train.__main__ import main
 from train.config import HOSTS, TrainConfig
 from train.options import flag, number_or_word
+from train.run import opening
+from train.step import hosts
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.processes import PATIENCE
-from train import page
 from train.config import TrainConfig, parse
-from train.data import Row, Split
+from train.data.rows import Row, Split
 from train.metrics import measure
-from train.page import Measured, Subject
-from train.statistics import calibration, intervals, worst
+from train.report import page
+from train.report.page import Measured, Subject
+from train.report.statistics import calibration, intervals, worst
 
 BAD = "<script>alert(1)</script> </svg> $x_ & مرحبا \U0001f600"
 BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")), None)
@@ -188,7 +188,7 @@ def test_the_command_of_the_page_does_it_again(monkeypatch, options):
     if command.startswith("python -m train"):
         found = parse(shlex.split(command)[3:])
     else:
-        monkeypatch.setattr("train.opening.open_run", Caught.raised)
+        monkeypatch.setattr("train.run.opening.open_run", Caught.raised)
         with pytest.raises(Caught) as caught:
             exec(command, {})
         (found,) = caught.value.args

@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 from tests.conftest import PRIMES, ROOT
 from tests.curves import CONFIG, LAYOUTS, STEPS
 from train.config import parse
-from train.parallel import make_layout
+from train.step.layouts import make_layout
 
 QUICK = ("one device", "jit 8x1", "jit 4x2", "pmap 8")
 """Layouts that are more than their curve here; the others are for `make test-all`."""

@@ -15,9 +15,9 @@ from bert_jax.config import BertConfig
 from bert_jax.optimizer import fine_tuning
 from bert_jax.parameters import build, depth_of, named_arrays
 from tests.conftest import VOCABULARY, write_random, write_reviews
-from train import loop
 from train.config import parse
-from train.prepare import prepare
+from train.data.prepare import prepare
+from train.run import loop
 
 CONFIG = BertConfig(
     vocab_size=len(VOCABULARY),

@@ -6,7 +6,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from train.config import TrainConfig
-from train.data import read
+from train.data.reading import read
 
 ROWS = [("good", 1), ("bad", 0)] * 4
 

@@ -7,7 +7,9 @@ import pytest
 
 from bert_jax.errors import UserError
 from train.config import TrainConfig
-from train.data import Row, Split, divide, read
+from train.data.held_out import divide
+from train.data.reading import read
+from train.data.rows import Row, Split
 
 
 def split_of(labels, texts=None):

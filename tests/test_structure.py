@@ -32,6 +32,32 @@ def test_imports_run_one_way(package):
         assert found <= ALLOWED[package] | ({"bert_jax"} if package == "bert_jax" else set()), path
 
 
+ROOMS = ("", "data", "step", "report", "run", "commands")
+"""Where a file of train stands: each imports from its own room and those before it."""
+
+COMMANDS = ("__init__.py", "__main__.py", "evaluate.py")
+
+
+def room_of(parts):
+    """The room of a module: that of its folder, or by itself before all others or, for what users call, after them."""
+    if len(parts) > 1:
+        return parts[0]
+    return "commands" if f"{parts[0]}.py" in COMMANDS else ""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=lambda path: path.stem)
+def test_rooms_of_train_import_one_way(path):
+    parts = path.relative_to(ROOT / "train").with_suffix("").parts
+    room = ROOMS.index(room_of(parts)) if parts != ("__init__",) else len(ROOMS) - 1
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = (*parts[: len(parts) - node.level], *(node.module or "").split("."))
+        for name in node.names:
+            target = tuple(part for part in base if part) or (name.name,)
+            assert ROOMS.index(room_of(target if target[0] in ROOMS[1:-1] else target[:1])) <= room, (path, target)
+
+
 @pytest.mark.parametrize("package", ALLOWED)
 def test_torch_stays_outside(package):
     for path in sorted((ROOT / package).rglob("*.py")):
@@ -40,7 +66,7 @@ def test_torch_stays_outside(package):
 
 
 def test_library_imports_without_jax():
-    code = "import sys, bert_jax, bert_jax.checkpoint, convert.__main__, train.prepare; sys.exit('jax' in sys.modules)"
+    code = "import sys, bert_jax.checkpoint, convert.__main__, train.data.prepare; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from train.config import TrainConfig
-from train.data import read
+from train.data.reading import read
 
 TEXT = "a film of note"
 

@@ -14,8 +14,8 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.heads import example_losses
 from bert_jax.scores import scores_of
-from train.data import Data, Row, Split
-from train.labels import class_weights, targets_of
+from train.data.labels import class_weights, targets_of
+from train.data.rows import Data, Row, Split
 from train.metrics import better, measure
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0], [-2.0, 1.0, 1.0]], np.float32)

@@ -17,9 +17,9 @@ from bert_jax.tokenizer import Tokenizer
 from convert import export
 from tests.conftest import PRIMES, VOCABULARY, random_checkpoint, write_random
 from tests.tokenizer_texts import CASED, cased
-from train import opening
 from train.config import TrainConfig
-from train.prepare import prepare
+from train.data.prepare import prepare
+from train.run import opening
 
 LONG, OTHER = "The the good San i San", "good good the"
 CLS, SEP = (("[CLS]", CASED.index("[CLS]")), ("[SEP]", CASED.index("[SEP]")))

@@ -21,15 +21,19 @@ from bert_jax.parameters import build
 from bert_jax.predict import TextClassifier
 from bert_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint, read_splits
-from train import loop
 from train.__main__ import main as train
-from train.batches import Batches, Counter, Shapes, TokenSet, fewest_rows
 from train.config import TrainConfig, parse
-from train.evaluator import Evaluator
-from train.gather import assemble
+from train.data.prepare import prepare
+from train.data.token_set import TokenSet
 from train.metrics import measure
-from train.parallel import Trainer, make_layout
-from train.prepare import prepare
+from train.run import loop
+from train.step import network
+from train.step.batches import Batches, Counter
+from train.step.evaluator import Evaluator
+from train.step.gather import assemble
+from train.step.layouts import make_layout
+from train.step.shapes import Shapes, fewest_rows
+from train.step.trainer import Trainer
 
 ENCODER = BertConfig(
     vocab_size=len(VOCABULARY),
@@ -187,13 +191,13 @@ def test_rows_are_as_long_as_a_kernel_wants_them():
 
 
 def test_an_attention_this_machine_lacks_is_refused(monkeypatch):
-    loop.check_attention("auto", 72, 7)
+    network.check_attention("auto", 72, 7)
     with pytest.raises(UserError, match="--attention triton needs a GPU, and this run is on a cpu"):
-        loop.check_attention("triton", 128, 64)
+        network.check_attention("triton", 128, 64)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    loop.check_attention("mosaic", 128, 64)
+    network.check_attention("mosaic", 128, 64)
     with pytest.raises(UserError, match="--attention mosaic does not take rows of 128 tokens with heads of 7 numbers"):
-        loop.check_attention("mosaic", 128, 7)
+        network.check_attention("mosaic", 128, 7)
 
 
 def test_few_shapes(batches):
@@ -206,7 +210,7 @@ def test_few_shapes(batches):
 def test_fewest_rows_is_the_best_choice_there_is():
     import itertools
 
-    from train.batches import _COMPILATION_STEPS
+    from train.step.shapes import _COMPILATION_STEPS
 
     counts = Counter({4: 3, 5: 189, 6: 941, 7: 800, 8: 155, 9: 16})
     mean = sum(k * n for k, n in counts.items()) / counts.total()

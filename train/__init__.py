@@ -28,7 +28,7 @@ def fine_tune(data: Any, *, quiet: bool = False, **options: Any) -> "dict[str, M
 
     from bert_jax.errors import UserError
 
-    from .opening import open_run
+    from .run.opening import open_run
 
     config = _config(data, options)
     if config.inspect and quiet:
@@ -43,8 +43,8 @@ def fine_tune(data: Any, *, quiet: bool = False, **options: Any) -> "dict[str, M
 
     import jax
 
-    from . import loop
-    from .stopping import Stopped
+    from .run import loop
+    from .run.stopping import Stopped
 
     if jax.process_count() > 1:
         raise UserError("fine_tune is for one process, and this is one of several; use python -m train --distributed")

@@ -12,7 +12,7 @@ from .config import parse
 def main(argv: list[str] | None = None) -> int:
     """Check everything that can be checked without JAX, then train."""
     config = parse(argv)
-    from .opening import open_run
+    from .run.opening import open_run
 
     prepared, finished, _ = open_run(config)
     if config.inspect or finished:
@@ -23,10 +23,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from bert_jax import compilation
 
-    from . import hosts, loop
-    from .checkpoints import silence
-    from .stopping import Signals, Stopped
-    from .watchdog import Watchdog
+    from .run import loop
+    from .run.checkpoints import silence
+    from .run.stopping import Signals, Stopped
+    from .run.watchdog import Watchdog
+    from .step import hosts
 
     silence()  # for good: what is to be silent may come as late as the process's end
     compilation.use_cache()

@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from convert import conversion, runs
 
-    from .data import read
-    from .labels import by_number, targets_of
+    from .data.labels import by_number, targets_of
+    from .data.reading import read
 
     out = args.out or Path("runs") / f"evaluation-{Path(args.data).resolve().name.split('.')[0]}"
     check_new_directory(out, overwrite=args.overwrite)
@@ -79,10 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     from bert_jax.compilation import use_cache
     from bert_jax.predict import TextClassifier
 
-    from . import page
     from .metrics import measure
-    from .report import figures_table
-    from .statistics import absent, calibration
+    from .report import page
+    from .report.console import figures_table
+    from .report.statistics import absent, calibration
 
     use_cache()
     classifier = TextClassifier(start, source.tokenizer, args.dtype, args.precision)

@@ -18,15 +18,18 @@ from bert_jax.logits import make_apply, packed_logits
 from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
-from train.batches import Batches, Shapes, TokenSet
-from train.parallel import Trainer, default_window, make_layout, row_multiple
-from train.step import State
+from train.data.token_set import TokenSet
+from train.step.batches import Batches
+from train.step.layouts import default_window, make_layout, row_multiple
+from train.step.shapes import Shapes
+from train.step.train_step import State
+from train.step.trainer import Trainer
 
 from ..workload import Examples, Job
 
 
 class Contender:
-    """Trains as `train.loop` does. `argument` is `packed`, or the row length for one example a row.
+    """Trains as `train.run.loop` does. `argument` is `packed`, or the row length for one example a row.
 
     `packed-T` packs into rows of T tokens instead of a length chosen by what is left over. Of the
     job's settings, `dtype`, `attention`, `scan` and `window` (steps in a dispatch) are optional, and

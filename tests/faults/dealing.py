@@ -20,10 +20,12 @@ from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from tests.conftest import PRIMES, random_checkpoint
-from train.batches import Batches, TokenSet
-from train.checkpoints import Checkpoints, filled, named
-from train.evaluator import Evaluator
-from train.parallel import Trainer, make_layout
+from train.data.token_set import TokenSet
+from train.run.checkpoints import Checkpoints, filled, named
+from train.step.batches import Batches
+from train.step.evaluator import Evaluator
+from train.step.layouts import make_layout
+from train.step.trainer import Trainer
 
 # Devices, then what else the layout is made with.
 LAYOUTS = {
@@ -57,7 +59,7 @@ def evaluation() -> list[dict]:
     evaluators = [(layout.put(params), Evaluator(layout, graphdef, 5)) for layout in layouts]
     found = []
     # So that there are as many batches as devices, and more.
-    with mock.patch("train.evaluator.batch_tokens", return_value=64):
+    with mock.patch("train.step.evaluator.batch_tokens", return_value=64):
         for count in range(1, 65):
             every, one = (evaluate(here, examples[:count], labels[:count]) for here, evaluate in evaluators)
             found.append({"every": every, "one": one})

@@ -22,9 +22,10 @@ from convert.weights import INDEX, read_weights
 from tests.conftest import ROOT, VOCABULARY
 from tests.faults import mutations
 from train.config import TrainConfig
-from train.data import Data, Split, read_split
-from train.labels import label_ids
-from train.sources import find
+from train.data.labels import label_ids
+from train.data.reading import read_split
+from train.data.rows import Data, Split
+from train.data.sources import find
 
 
 class Broken(Exception):

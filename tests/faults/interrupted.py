@@ -37,7 +37,7 @@ def ends(run: Path) -> dict[str, object]:
     """What must be the same, bit for bit, however often a run was interrupted."""
     newest = max((run / "checkpoints").glob("*.json"), key=lambda path: int(path.stem))
     manifest = json.loads(newest.read_text())
-    from train.checkpoints import Checkpoints
+    from train.run.checkpoints import Checkpoints
 
     with Checkpoints(run / "checkpoints", print) as checkpoints:
         found = checkpoints.newest()
@@ -100,10 +100,10 @@ def _arm(kill: str, which: int, number: int, sent: Path) -> None:
 
     `sent` is made then.
     """
-    import train.checkpoints
-    import train.evaluator
-    import train.parallel
-    import train.record
+    import train.run.checkpoints
+    import train.run.record
+    import train.step.evaluator
+    import train.step.trainer
 
     def send() -> None:
         sent.touch()
@@ -132,20 +132,20 @@ def _arm(kill: str, which: int, number: int, sent: Path) -> None:
 
     match kill:
         case "compiling" | "later compiling":
-            at(train.parallel.Trainer, "__call__")
+            at(train.step.trainer.Trainer, "__call__")
         case "evaluation":
-            at(train.evaluator.Evaluator, "logits")
+            at(train.step.evaluator.Evaluator, "logits")
         case "checkpoint files":  # written, none of them on the disk for sure, no manifest
-            at(train.checkpoints, "sync")
+            at(train.run.checkpoints, "sync")
         case "manifest":
-            at(train.checkpoints, "write_whole", to_manifest)
+            at(train.run.checkpoints, "write_whole", to_manifest)
         case "manifest in place":
-            at(train.checkpoints, "write_whole", to_manifest, after=True)
+            at(train.run.checkpoints, "write_whole", to_manifest, after=True)
         case "old checkpoints":
-            at(train.checkpoints.shutil, "rmtree")
+            at(train.run.checkpoints.shutil, "rmtree")
         case "best model":  # written, not in place
-            at(train.record.checkpoint, "write", after=True)
+            at(train.run.record.checkpoint, "write", after=True)
         case "results":
-            import train.loop
+            import train.run.loop
 
-            at(train.loop, "write_json")
+            at(train.run.loop, "write_json")

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory / "compiled")
         os.environ["JAX_PLATFORMS"] = "cpu"
         arguments, log = make(directory / "input"), directory / "log"
-        import train.loop  # noqa: F401  before the children are made, which then need not import it
+        import train.run.loop  # noqa: F401  before the children are made, which then need not import it
 
         expected, seconds = [], 0.0
         for number in range(2):  # the second one is the control, and finds the programs compiled

@@ -37,7 +37,7 @@ DISTURBED = """
 import os, signal, threading
 from pathlib import Path
 from bert_jax.command import run
-from train import loop
+from train.run import loop
 from train.__main__ import main
 dispatch = loop._Run._dispatch
 def stuck(self, *arguments):

@@ -16,7 +16,7 @@ from bert_jax.compilation import use_cache
 def main():
     found = use_cache()
     import jax, jax.numpy as jnp
-    from train.report import CompileClock
+    from train.report.console import CompileClock
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     clock = CompileClock()
     jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((5, 5))).block_until_ready()

@@ -65,7 +65,7 @@ def said(keep, name):
 @pytest.mark.fault(29)
 @pytest.mark.slow
 def test_29_a_full_disk_leaves_the_older_checkpoints(arguments, on_a_disk, tmp_path):
-    from train.checkpoints import Checkpoints
+    from train.run.checkpoints import Checkpoints
 
     on_a_disk(
         f"""
@@ -99,7 +99,7 @@ def test_29_whatever_else_is_written(arguments, on_a_disk, tmp_path):
     log = """
 import pathlib, sys
 from bert_jax.command import run
-from train.run_directory import MetricsLog
+from train.run.run_directory import MetricsLog
 def main():
     with MetricsLog(pathlib.Path(sys.argv[1])) as log:
         while True:

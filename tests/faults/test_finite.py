@@ -68,7 +68,7 @@ def train(arguments, out, *more, devices=1):
 
 def saved(out, step):
     """The arrays of the checkpoint of that step, which is the newest one or damaged."""
-    from train.checkpoints import Checkpoints
+    from train.run.checkpoints import Checkpoints
 
     with Checkpoints(out / "checkpoints", print) as checkpoints:
         return checkpoints._read(step)[1]

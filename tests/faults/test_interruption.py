@@ -25,7 +25,7 @@ runpy.run_module("train", run_name="__main__", alter_sys=True)
 
 # A signal in the middle of a run, however fast the machine: once ten steps are done.
 SIGNALLED = """
-from train import loop
+from train.run import loop
 dispatch = loop._Run._dispatch
 def signalled(self, *arguments):
     if self.progress.step >= 10:
@@ -120,7 +120,7 @@ def test_28_in_a_call_that_lets_no_handler_run(inside, signals):
     """The second signal ends the process, the first one where nothing is to be saved."""
     program = f"""
 import contextlib, hashlib
-from train.stopping import Signals, leave
+from train.run.stopping import Signals, leave
 with Signals() as asked, {inside}:
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # more than five minutes on any machine
@@ -141,7 +141,7 @@ with Signals() as asked, {inside}:
 @pytest.mark.fault(36)
 @pytest.mark.slow
 def test_36_a_damaged_checkpoint_is_passed_over_whatever_the_damage(arguments, undisturbed, half, tmp_path):
-    from train.checkpoints import Checkpoints
+    from train.run.checkpoints import Checkpoints
 
     newest, before = sorted((int(p.stem) for p in (undisturbed / "checkpoints").glob("*.json")), reverse=True)[:2]
     files = sorted(p for p in (undisturbed / "checkpoints" / str(newest)).rglob("*") if p.is_file())
@@ -221,7 +221,7 @@ def test_35_two_runs_in_one_directory(arguments, half):
 
 @pytest.mark.fault(38)
 def test_38_the_newest_is_the_one_of_the_highest_step_whatever_the_clock_says(undisturbed, tmp_path):
-    from train.checkpoints import Checkpoints
+    from train.run.checkpoints import Checkpoints
 
     shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
     steps = sorted(int(path.stem) for path in (tmp_path / "checkpoints").glob("*.json"))
@@ -266,7 +266,7 @@ def test_a_finished_run_says_so_and_starts_over_in_words_alone(arguments, undist
 
 
 def test_starting_over_may_be_interrupted_too(arguments, undisturbed, tmp_path):
-    from train.run_directory import RunDirectory
+    from train.run.run_directory import RunDirectory
 
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)

@@ -109,9 +109,10 @@ def test_32_the_error_says_what_would_fit_and_it_does(train, tmp_path):
 )
 def test_32_what_is_said(monkeypatch, fixed, temporary, said):
     """With needs that are made up: the temporary ones grow with tokens, but for 100 MB."""
-    from train import memory
-    from train.batches import Batches, TokenSet
     from train.config import TrainConfig
+    from train.data.token_set import TokenSet
+    from train.step import memory
+    from train.step.batches import Batches
 
     tokens = [Tokens(np.zeros(64, np.int32), np.zeros(64, np.int32))] * 256
     data, config = TokenSet.of(tokens, [0] * 256), TrainConfig(batch_size=256, max_length=64)
@@ -135,9 +136,10 @@ def test_32_it_is_said_before_the_first_step(train, tmp_path, monkeypatch):
     """Where a step cannot fit, nothing is run."""
     from rich.console import Console
 
-    from train import loop, memory
     from train.config import parse
-    from train.prepare import prepare
+    from train.data.prepare import prepare
+    from train.run import loop
+    from train.step import memory
 
     directory = train.directory
     words = (
@@ -161,9 +163,11 @@ def test_the_rough_estimate_is_near_what_the_compiler_says(layers, length):
     from bert_jax.config import BertConfig
     from bert_jax.heads import SequenceClassifier
     from bert_jax.optimizer import fine_tuning
-    from train import memory
-    from train.batches import Batches, TokenSet
-    from train.parallel import Trainer, make_layout
+    from train.data.token_set import TokenSet
+    from train.step import memory
+    from train.step.batches import Batches
+    from train.step.layouts import make_layout
+    from train.step.trainer import Trainer
 
     sizes = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 1000}
     network = BertConfig(**sizes, num_hidden_layers=layers, architecture=CLASSIFIER, labels=("a", "b"))

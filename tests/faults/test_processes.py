@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PATIENCE, address, ended, joining, small_run, start, together
-from train.hosts import HEARTBEAT
+from train.step.hosts import HEARTBEAT
 
 
 @pytest.fixture(scope="module")

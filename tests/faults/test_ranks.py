@@ -9,8 +9,8 @@ import pytest
 
 from tests.faults import ranks
 from tests.processes import PATIENCE, ended, small_run, start
-from train import watchdog
-from train.watchdog import FACTOR, LONG, SHORT, Watchdog
+from train.run import watchdog
+from train.run.watchdog import FACTOR, LONG, SHORT, Watchdog
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,8 @@ def test_46_the_limit_is_the_runs_own_and_long_where_that_must_be():
 
 SCRIPT = """
 import sys, time
-from train import watchdog
-from train.hosts import HEARTBEAT
+from train.run import watchdog
+from train.step.hosts import HEARTBEAT
 watchdog.jax.process_count, watchdog.jax.process_index = lambda: 2, lambda: 1
 watchdog.TICK = 0.05
 with watchdog.Watchdog() as dog:

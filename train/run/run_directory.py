@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
-from .events import Events
+from ..report.events import Events
 from .opening import LOCK, refuse_others
 
 

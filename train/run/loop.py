@@ -17,33 +17,36 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from bert_jax.attention import fused_here, kernel_for, takes
+from bert_jax.attention import kernel_for
 from bert_jax.command import printable
 from bert_jax.config import MULTI_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.heads import SequenceClassifier, example_losses
-from bert_jax.kernel_check import agrees
 from bert_jax.optimizer import fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from bert_jax.scores import HALF
 
-from . import hosts, memory, outcome, page
-from .batches import Batches, TokenSet
+from ..config import BEST, TrainConfig
+from ..data.prepare import Prepared
+from ..data.token_set import TokenSet
+from ..metrics import SMALLER_IS_BETTER, Metrics, best_threshold, better, measure
+from ..report import outcome, page
+from ..report.console import CompileClock, Speed, closing_table, in_words, ticker
+from ..report.page import Measured
+from ..report.statistics import absent
+from ..step import hosts, memory
+from ..step.batches import Batches
+from ..step.evaluator import Evaluator
+from ..step.layouts import Layout, default_window, make_layout, row_multiple
+from ..step.network import agreed_attention, check_attention, settings
+from ..step.train_step import State, StepMetrics
+from ..step.trainer import Trainer
 from .checkpoints import Checkpoints, filled, named
-from .config import BEST, TrainConfig
-from .evaluator import Evaluator
 from .finite import NotFinite, explain, log_steps
-from .metrics import SMALLER_IS_BETTER, Metrics, best_threshold, better, measure
-from .page import Measured
-from .parallel import Layout, Trainer, default_window, make_layout, row_multiple
-from .prepare import Prepared
 from .record import describe, record, save_best, saved_best
-from .report import CompileClock, Speed, closing_table, in_words, ticker
 from .run_directory import MetricsLog, RunDirectory, writing
-from .statistics import absent
-from .step import State, StepMetrics
 from .stopping import Interrupts, Stopped, leave
 from .watchdog import Watchdog
 
@@ -440,37 +443,3 @@ class _Run:
             self.console.print(f"stopped  {here.waited} epochs without a better {metric} (--patience)")
         self.speed.restart()
         self._look()
-
-
-def settings(config: TrainConfig, attention: str) -> dict[str, Any]:
-    """How the network computes in a training, apart from what it is; `attention` is what all processes agreed on."""
-    frozen = config.freeze_layers if config.freeze_layers or config.freeze_embeddings else None
-    how = {"dtype": config.dtype, "precision": config.precision, "attention": attention}
-    return how | {"remat": config.remat, "frozen": frozen}
-
-
-def agreed_attention(name: str, console: Console) -> str:
-    """`name`, but "plain" for `auto` where the fused kernel was refused on any process: all compile one program."""
-    kernel = fused_here()
-    if name != "auto" or kernel is None:
-        return name
-    here = agrees(kernel)
-    if hosts.everyone(here):
-        return name
-    if here:
-        console.print("attention plain, because the fused kernel was refused on another process")
-    return "plain"
-
-
-def check_attention(name: str, row_length: int, head_size: int) -> None:
-    """Raise `UserError` where this machine has no such kernel, or the kernel does not take these shapes."""
-    needed = {"triton": "gpu", "mosaic": "tpu"}.get(name)
-    if needed is None:
-        return
-    if jax.default_backend() != needed:
-        raise UserError(f"--attention {name} needs a {needed.upper()}, and this run is on a {jax.default_backend()}")
-    if not takes(row_length, head_size, name):
-        raise UserError(
-            f"--attention {name} does not take rows of {row_length} tokens with heads of {head_size} numbers; "
-            "leave it at auto"
-        )

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from . import hosts
+from ..step import hosts
 
 PATIENCE, LOOKS = 4.0, 0.5
 """Seconds in which the main thread should have answered a signal, and between two looks whether it has."""

@@ -18,9 +18,11 @@ from bert_jax import allocator
 from bert_jax.errors import UserError
 from bert_jax.tensors import physical_memory
 
-from .batches import Batches, TokenSet
-from .config import TrainConfig
-from .parallel import Layout, Trainer
+from ..config import TrainConfig
+from ..data.token_set import TokenSet
+from .batches import Batches
+from .layouts import Layout
+from .trainer import Trainer
 
 MARGIN = 0.9
 """Share of the memory there is that a suggestion may take; the rest is for what cannot be foreseen."""

@@ -15,12 +15,12 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.scores import HALF, scores_of
 
+from ..config import HOSTS, IN_MEMORY, TrainConfig, parse
+from ..data.rows import Split
+from ..metrics import METRICS, Metrics
+from ..options import flag
 from . import plots
-from .config import HOSTS, IN_MEMORY, TrainConfig, parse
-from .data import Split
-from .metrics import METRICS, Metrics
-from .options import flag
-from .report import shown, word
+from .console import shown, word
 from .statistics import absent, calibration, intervals, worst
 
 NAME = "report.html"

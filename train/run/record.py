@@ -16,13 +16,13 @@ from bert_jax.files import new_directory
 from bert_jax.long_texts import Cutting
 from bert_jax.parameters import named_arrays
 
-from . import hosts
-from .batches import Batches
-from .config import TrainConfig
-from .metrics import Metrics
+from ..config import TrainConfig
+from ..data.prepare import Prepared
+from ..metrics import Metrics
+from ..step import hosts
+from ..step.batches import Batches
+from ..step.layouts import Layout
 from .opening import identity
-from .parallel import Layout
-from .prepare import Prepared
 from .run_directory import writing
 
 

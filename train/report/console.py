@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bert_jax.command import printable
 
-from .metrics import METRICS, Metrics
+from ..metrics import METRICS, Metrics
 
 PLAIN_SECONDS = 10.0
 """Where there is no terminal, a line this often."""

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from bert_jax.heads import example_losses
 
-from .batches import Plan, TokenSet
+from ..data.token_set import TokenSet
+from .batches import Plan
 from .gather import assemble
 
 

@@ -14,8 +14,8 @@ from bert_jax.errors import UserError
 from bert_jax.files import decode, read_bytes
 from bert_jax.tables import ENDINGS, LABELS, Record, check_names, kind, label_names, numbered_by, records
 
+from ..guest import as_found
 from .cells import content, plain
-from .guest import as_found
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """The names of each split, in files, folders and on the hub."""

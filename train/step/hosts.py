@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 
 from bert_jax.errors import UserError
 
-from .config import TrainConfig
-from .prepare import Prepared
+from ..config import TrainConfig
+from ..data.prepare import Prepared
 
 T = TypeVar("T")
 

@@ -1,79 +1,22 @@
 """Labelled texts from anywhere to examples, with every fault named by file and line."""
 
-import bisect
 import hashlib
 import itertools
-import random
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bert_jax.config import SINGLE_LABEL
 from bert_jax.errors import UserError, some
 from bert_jax.tables import Record
 from bert_jax.text_columns import SAMPLE, text_of
 
+from ..config import TrainConfig
 from . import columns as finding
 from . import sources
-from .columns import Columns
-from .config import TrainConfig
+from .held_out import divide
+from .rows import Data, Row, Split
 from .sources import Source
-
-
-class Row(NamedTuple):
-    """One usable row: its number in the split, its text, its label, the second text of a pair, what `split` says.
-
-    A label is an integer or a name, as written; of several labels a tuple of these; of a regression a float.
-    """
-
-    number: int
-    text: str
-    label: Any
-    pair: str | None = None
-    split: str | None = None
-
-
-class Split(NamedTuple):
-    """Rows of one split, where they come from, its SHA-256, how many rows were left out, and which columns were read.
-
-    `parts` are the files, each with the number after which its rows begin, and `unit` is what is counted in them:
-    lines, rows, or nothing where a file is one text. `files` has the SHA-256 of each file, or of a tree of texts.
-    `names` are those that the source gives labels 0, 1, ...; `header` are all columns of the first row.
-    """
-
-    path: Path | str
-    rows: list[Row]
-    skipped: int
-    sha256: str
-    parts: tuple[tuple[int, Path | str], ...] = ()
-    unit: str = "line"
-    columns: Columns | None = None
-    files: Mapping[str, str] = {}
-    names: tuple[str, ...] = ()
-    header: tuple[str, ...] = ()
-
-    def place(self, *numbers: int) -> str:
-        """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
-        parts = self.parts or ((0, self.path),)
-        more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
-        found: dict[Path | str, list[int]] = {}
-        for number in numbers[:8]:
-            first, file = parts[bisect.bisect_left(parts, number, key=lambda part: part[0]) - 1]
-            found.setdefault(file, []).append(number - first)
-        if not self.unit:
-            return ", ".join(map(str, found)) + more
-        units = [f"{file}: {self.unit}{'s' * (len(n) > 1)} {', '.join(map(str, n))}" for file, n in found.items()]
-        return "; ".join(units) + more
-
-
-class Data(NamedTuple):
-    """What labels are (a `problem_type`); train, dev and maybe test; label names the source fixes; remarks."""
-
-    task: str
-    splits: dict[str, Split]
-    names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
 
 def read(
@@ -201,74 +144,6 @@ def _numbered(source: Source, parts: list[tuple[int, Path | str]], digests: list
                 number = first + local
                 yield number, record
             digests.append(sha256())
-
-
-def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
-    """Hold out a share of the rows for dev: of each class, or range of numbers, about the same share.
-
-    Rows with the same text, or pair, stay on one side, unless each class has one text alone. A class of one text stays
-    in train, and one of two or more is on both sides.
-    """
-    count = len(split.rows)
-    if count < 2:
-        raise UserError(f"{split.path}: {count} examples; at least 2 are needed to hold one out for dev")
-    alike: dict[tuple[str, str | None], list[Row]] = {}
-    for row in split.rows:
-        alike.setdefault((row.text, row.pair), []).append(row)
-    groups = list(alike.values())
-    if (max(_classes(groups).values()) == 1 and not isinstance(split.rows[0].label, float)) or len(groups) < 2:
-        groups = [[row] for row in split.rows]
-    generator = random.Random(seed)
-    generator.shuffle(groups)
-    groups.sort(key=lambda rows: _order(rows[0].label))
-    # Along this order, rows go to dev at even steps.
-    wanted, first = min(max(1, round(count * fraction)), count - 1), generator.random()
-    train: list[list[Row]] = []
-    dev: list[list[Row]] = []
-    passed = held = 0
-    for rows in groups:
-        passed += len(rows)
-        if passed * wanted / count + first >= held + 1:
-            dev.append(rows)
-            held += len(rows)
-        else:
-            train.append(rows)
-    if isinstance(split.rows[0].label, int | str):
-        several = {label for label, texts in _classes(groups).items() if texts > 1}
-        train += [rows for rows in dev if _order(rows[0].label) not in several]
-        dev = [rows for rows in dev if _order(rows[0].label) in several]
-        _share(train, dev)
-        _share(dev, train)
-    if not dev:
-        dev.append(train.pop())
-    if not train:
-        train.append(dev.pop())
-    chosen = {row.number for rows in dev for row in rows}
-    return {
-        "train": split._replace(rows=[row for row in split.rows if row.number not in chosen]),
-        "dev": split._replace(rows=[row for row in split.rows if row.number in chosen], skipped=0),
-    }
-
-
-def _share(giving: list[list[Row]], taking: list[list[Row]]) -> None:
-    """Move a group of rows of each class of which one side has several and the other none."""
-    known, counts = _classes(taking), _classes(giving)
-    for rows in list(giving):
-        label = _order(rows[0].label)
-        if label not in known and counts[label] > 1:
-            known[label] += 1
-            giving.remove(rows)
-            taking.append(rows)
-
-
-def _classes(groups: list[list[Row]]) -> Counter[Any]:
-    """How many groups of rows each class has."""
-    return Counter(_order(rows[0].label) for rows in groups)
-
-
-def _order(label: Any) -> Any:
-    """What rows are put in order by: numbers by size, classes by name."""
-    return label if isinstance(label, float) else str(label)
 
 
 def _unlabelled(split: Split, train: Split | None) -> bool:

@@ -10,7 +10,7 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError, some
 from bert_jax.text_columns import did_you_mean, shown
 
-from .data import Data, Row, Split
+from .rows import Data, Row, Split
 
 _Placed = tuple[Split, Row, Any]
 

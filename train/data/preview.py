@@ -13,8 +13,8 @@ from bert_jax.config import MULTI_LABEL, REGRESSION
 from bert_jax.errors import some
 from bert_jax.packing import Tokens
 
-from .data import Data, Row
-from .metrics import TASK_NAMES
+from ..metrics import TASK_NAMES
+from .rows import Data, Row
 
 _SHOWN = 20
 """Labels listed, at most."""

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from bert_jax.errors import UserError, some
 from bert_jax.files import read_json
 
-from .config import TrainConfig
-from .events import check_installed
-from .metrics import ALL_METRICS
-from .options import flag
-from .prepare import Prepared, prepare
-from .sources import SPLITS
+from ..config import TrainConfig
+from ..data.prepare import Prepared, prepare
+from ..data.sources import SPLITS
+from ..metrics import ALL_METRICS
+from ..options import flag
+from ..report.events import check_installed
 
 LOCK = "lock"
 _NAMED = 5

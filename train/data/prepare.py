@@ -16,12 +16,13 @@ from bert_jax.packing import Tokens
 from bert_jax.tokenizer import Tokenizer, check_max_length
 from convert import conversion
 
-from .batches import TokenSet
-from .config import TrainConfig
-from .data import Data, Split, read
+from ..config import TrainConfig
+from ..metrics import METRICS, TASK_NAMES, TASKS
 from .labels import by_number, class_weights, targets_of
-from .metrics import METRICS, TASK_NAMES, TASKS
 from .preview import Lengths, preview
+from .reading import read
+from .rows import Data, Split
+from .token_set import TokenSet
 
 
 class Evaluated(NamedTuple):

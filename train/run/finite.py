@@ -9,10 +9,10 @@ from jaxtyping import Int
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
 
-from .batches import TokenSet
-from .prepare import Prepared
+from ..data.prepare import Prepared
+from ..data.token_set import TokenSet
+from ..step.train_step import StepMetrics
 from .run_directory import MetricsLog
-from .step import StepMetrics
 
 _ALONE = 512
 """Examples of a step that are tried one by one, at most."""

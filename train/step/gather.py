@@ -9,7 +9,8 @@ from jaxtyping import Float, Int, Shaped
 
 from bert_jax.packing import Rows
 
-from .batches import Plan, TokenSet
+from ..data.token_set import TokenSet
+from .batches import Plan
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,7 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import some
 from bert_jax.scores import HALF, scores_of
 
-from .metrics import METRICS, Metrics, measure
+from ..metrics import METRICS, Metrics, measure
 
 _RESAMPLES, _FEWEST, _WORK = 1000, 200, 20_000_000
 """Resamples of a bootstrap, fewer where these would take more than so many numbers, and never fewer than."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from bert_jax.files import write_whole
 
+from ..config import TrainConfig
+from ..data.prepare import Prepared
 from . import page
-from .config import TrainConfig
 from .page import Measured, Subject
-from .prepare import Prepared
 
 _SHOWN = "max_length long_texts epochs batch_size learning_rate warmup weight_decay clip_norm dtype seed metric".split()
 """Options worth telling even at their defaults."""

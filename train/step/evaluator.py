@@ -13,8 +13,8 @@ from bert_jax.heads import SequenceClassifier
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
 
-from .metrics import Metrics, measure
-from .parallel import Layout
+from ..metrics import Metrics, measure
+from .layouts import Layout
 
 _Dealt = tuple[Rows, list[list[int]]]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-from .guest import as_found
+from ..guest import as_found
 
 FOLDER = "tensorboard"
 """Where they lie in a run directory."""
