@@ -1,4 +1,4 @@
-"""The functions between products: what `hidden_act` names, and a tanh that is right to the last bits."""
+"""Activation functions: those that `hidden_act` names, and a tanh that is accurate to the last bits."""
 
 import functools
 import math
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# (tanh(x) - x) / x^3 as a polynomial in x^2, lowest power first, where |x| is less than _SMALL: a Chebyshev fit to
-# tanh in 50 digits, which is off by less than 0.01 units in the last place of tanh.
+# (tanh(x) - x) / x^3 as a polynomial in x^2, lowest power first, where |x| is less than _SMALL. The polynomial is a
+# Chebyshev fit to tanh in 50 digits. Its error is less than 0.01 units in the last place of tanh.
 _SMALL = 0.6
 _POLYNOMIAL = (
     -0.33333334326744,
@@ -23,10 +23,10 @@ _POLYNOMIAL = (
 
 @jax.custom_jvp
 def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """tanh in float32, on a CPU within 1.5 units in the last place, rounded to the dtype of `x`.
+    """Return tanh, computed in float32 and rounded to the dtype of `x`.
 
-    XLA's own there is off by up to 4.5 units, three times as much in the mean square. Elsewhere it is as exact as
-    `exp`.
+    On a CPU, the error in float32 is within 1.5 units in the last place. The error of XLA's own tanh on a CPU is up
+    to 4.5 units, and three times as large in the mean square. On other devices, this function is as exact as `exp`.
     """
     wide = x.astype(jnp.float32)
     square = jnp.square(wide)
@@ -42,11 +42,11 @@ def _tanh_tangent(primals, tangents):
 
 
 def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The form of GELU by tanh. Source: "Gaussian Error Linear Units", section 2."""
+    """Return GELU in the form that uses tanh. Source: "Gaussian Error Linear Units", section 2."""
     return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-# hidden_act -> function; Hugging Face's "gelu" is the exact form, jax's default is not.
+# hidden_act -> function. Hugging Face's "gelu" is the exact form; the default of jax.nn.gelu is not.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": gelu_tanh,

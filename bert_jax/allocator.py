@@ -1,4 +1,4 @@
-"""Memory that is freed after one step and asked for again by the next: kept, where the C library lets us."""
+"""Keep the memory that one step frees for the next step, where the C library allows it."""
 
 import ctypes
 import importlib.util
@@ -6,23 +6,25 @@ import os
 import resource
 from importlib.metadata import entry_points
 
-# glibc's malloc.h: options of mallopt, and their values. A step's temporaries are one block of hundreds of megabytes.
-# By default each such block is mapped anew, and the kernel clears its pages, tens of thousands a step.
+# Options of mallopt, from glibc's malloc.h, and their values. A step's temporaries are one block of hundreds of
+# megabytes. By default, each such block is mapped anew, and the kernel clears its pages, tens of thousands per step.
 _NO_BLOCK_MAPPED_APART = (-4, 0)  # M_MMAP_MAX
 _NOTHING_HANDED_BACK = (-1, -1)  # M_TRIM_THRESHOLD
-_ONE_ARENA = (-8, 1)  # M_ARENA_MAX; other threads' own arenas hold 64 MB, and map what is larger
+_ONE_ARENA = (-8, 1)  # M_ARENA_MAX; the arenas of other threads hold 64 MB, and map larger blocks anew
 
 _kept = False
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep memory that is freed, for the whole process, where a CPU trains; whether it does now.
+    """Make glibc keep freed memory for the whole process, for training on a CPU, and return whether glibc keeps it now.
 
-    For a command, before it starts other threads: it is not for a library to decide. Nothing is changed where JAX has
-    an accelerator's plugin, where the user has set GLIBC_TUNABLES or a variable of malloc's (MALLOC_...), or where the
-    C library is another one. Where the address space is limited (`ulimit -v`), nothing is kept, as pieces of what was
-    freed would stay in the way of the next large block; but threads share one arena, so that none takes 64 MB of what
-    is there for itself.
+    A command calls this function before it starts other threads. A library should not decide this for its users.
+    Nothing changes if JAX has the plugin of an accelerator (unless JAX_PLATFORMS is "cpu"), if the user has set
+    GLIBC_TUNABLES or a variable of malloc (MALLOC_...), or if the C library is not glibc.
+
+    If the address space is limited (`ulimit -v`), no freed memory is kept, because pieces of it would be in the way of
+    the next large block. But all threads then share one arena, so that no thread takes 64 MB of the address space for
+    an arena of its own.
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -34,7 +36,7 @@ def keep_freed_memory() -> bool:
         if not os.confstr("CS_GNU_LIBC_VERSION"):
             return False
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, ValueError):  # musl and others have no such name, or no such function
+    except (AttributeError, OSError, ValueError):  # musl and others lack this name, or this function
         return False
     global _kept
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
@@ -46,6 +48,9 @@ def keep_freed_memory() -> bool:
 
 
 def hand_back() -> None:
-    """Give the system what is kept and free now, so that what this process holds is what it uses."""
+    """Give kept memory that is free now back to the system, so that this process holds only the memory that it uses.
+
+    Does nothing unless `keep_freed_memory` has returned True.
+    """
     if _kept:
         ctypes.CDLL(None).malloc_trim(0)

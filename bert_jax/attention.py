@@ -17,10 +17,10 @@ from bert_jax.kernel_check import agrees
 
 
 def products(dtype: jnp.dtype, precision: str) -> lax.Precision | None:
-    """What XLA is told of matrix products in this dtype, where `precision` (`config.PRECISIONS`) is asked for.
+    """Return the `precision` argument of JAX's matrix products in `dtype`; `precision` is one of `config.PRECISIONS`.
 
-    None for bfloat16: products of such numbers are exact in float32, and every device adds them up in it. Raises
-    `UserError` for an unknown precision.
+    Returns None for bfloat16: the product of two bfloat16 numbers is exact in float32, and every device sums such
+    products in float32. Raises `UserError` for an unknown precision.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -30,7 +30,7 @@ def products(dtype: jnp.dtype, precision: str) -> lax.Precision | None:
 def linear(
     config: BertConfig, inputs: int, outputs: int, dtype: jnp.dtype, precision: str, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """A dense layer with a bias, initialised as BERT's: kernel normal(0, initializer_range)."""
+    """Return a dense layer with a bias, initialised as in BERT: the kernel is normal(0, initializer_range)."""
     return nnx.Linear(
         inputs,
         outputs,
@@ -43,16 +43,19 @@ def linear(
 
 
 def initial(config: BertConfig) -> nnx.Initializer:
-    """BERT's initial kernels and tables, normal(0, initializer_range); zeros without a key, to be filled."""
+    """Return BERT's initializer of kernels and tables, normal(0, initializer_range).
+
+    Without a key, the initializer returns zeros, to be replaced by the values of a checkpoint.
+    """
     normal = nnx.initializers.normal(config.initializer_range)
     return lambda key, shape, dtype: jnp.zeros(shape, dtype) if key is None else normal(key, shape, dtype)
 
 
 def segment_mask(segment_ids: Int[Array | ndarray, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """True where query and key belong to the same example of a row.
+    """Return a mask that is True where query and key belong to the same example of a row.
 
-    Padding (segment 0) sees padding only, so no row of the mask is empty and every softmax is
-    finite, while no example sees padding.
+    Padding (segment 0) attends to padding only. So no row of the mask is empty, every softmax is finite, and no
+    example attends to padding.
     """
     segment_ids = jnp.asarray(segment_ids)
     return (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
@@ -67,7 +70,7 @@ def plain_attention(
     rate: float,
     precision: lax.Precision | None = None,
 ) -> Float[Array, "B T H K"]:
-    """Attention among the tokens of an example, in XLA's own operations; the softmax is float32."""
+    """Return attention among the tokens of each example, in XLA's own operations; the softmax is float32."""
     scores = jnp.einsum("bthk,bshk->bhts", query, key, precision=precision).astype(jnp.float32)
     scores *= query.shape[-1] ** -0.5
     # A finite value: with -inf, a fully masked row would be NaN.
@@ -77,25 +80,29 @@ def plain_attention(
 
 
 def longest(kernel: str) -> int:
-    """Tokens of the longest row that the fused kernel takes; on a TPU whole rows of scores lie in its fast memory."""
+    """Return the length in tokens of the longest row that the fused kernel accepts.
+
+    The limit is lower on a TPU, because its fast memory holds the scores of whole rows.
+    """
     return 512 if kernel == "mosaic" else 65536
 
 
 def takes(length: int, head_size: int, kernel: str) -> bool:
-    """Whether the fused kernel takes rows of `length` tokens and heads of `head_size` numbers."""
+    """Return whether the fused kernel accepts rows of `length` tokens and heads of `head_size` numbers."""
     return length % 16 == 0 and length <= longest(kernel) and head_size in (16, 32, 64, 128)
 
 
 def fused_here() -> str | None:
-    """The fused kernel for this machine's kind of device, and None for a CPU."""
+    """Return the name of the fused kernel for this machine's kind of device, or None for a CPU."""
     return {"gpu": "triton", "tpu": "mosaic"}.get(jax.default_backend())
 
 
 def kernel_for(name: str, length: int, head_size: int) -> str:
-    """The attention that is used where `name` (one of `config.ATTENTION`) is asked for.
+    """Return the attention to use for `name`, one of `config.ATTENTION`.
 
-    `auto` is the fused kernel on GPU and TPU for the shapes that it takes, where it has agreed with the plain formula
-    on this kind of device (`kernel_check.agrees`), and "plain" elsewhere. A kernel asked for by name is used as it is.
+    "auto" becomes the fused kernel on a GPU or TPU, if the kernel accepts these shapes and agrees with the plain
+    formula on this kind of device (`kernel_check.agrees`). Otherwise "auto" becomes "plain". Any other name is
+    returned unchanged.
     """
     if name != "auto":
         return name
@@ -104,7 +111,7 @@ def kernel_for(name: str, length: int, head_size: int) -> str:
 
 
 class Attention(nnx.Module):
-    """Scaled dot-product attention with H heads and its output projection, without residual.
+    """Scaled dot-product attention with H heads and an output projection, without the residual.
 
     Source: "Attention is all you need", 3.2; transformers' `BertSelfAttention`.
     """
@@ -134,7 +141,10 @@ class Attention(nnx.Module):
         segment_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "2"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mix the tokens of each example (equal segments of a row); `words` are dropout's."""
+        """Mix the tokens of each example (equal segments of a row).
+
+        `words` are the random words for dropout (`bert_jax.dropout.seeds`).
+        """
         segments = jnp.asarray(segment_ids)
         how = kernel_for(self.attention, x.shape[1], self.head_size)
         parts = (self.query, self.key, self.value)
@@ -142,7 +152,7 @@ class Attention(nnx.Module):
             query, key, value = (part(x).reshape(*x.shape[:2], self.heads, self.head_size) for part in parts)
             mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
             return self.output(mixed.reshape(x.shape))
-        # One product for all three: stacked along a new axis, so that heads can be sharded.
+        # One product gives query, key and value. Kernels are stacked along a new axis, so that heads can be sharded.
         kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
         bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
         product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
@@ -157,18 +167,19 @@ class Attention(nnx.Module):
 
 
 def _three_products() -> bool:
-    """Whether query, key and value are products of their own.
+    """Return whether plain attention computes query, key and value as three products instead of one.
 
-    On a CPU, stacking and transposing the weights takes longer than one product saves. Where heads are divided over
-    devices, one product has one sum over devices in its backward pass, and three have three.
+    On a CPU, stacking and transposing the weights takes longer than a single product saves. Where heads are sharded
+    over devices, however, a single product needs one sum over devices in its backward pass, and three products need
+    three.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return jax.default_backend() == "cpu" and (mesh.empty or mesh.shape.get("model", 1) == 1)
 
 
 def _fused(qkv, biases, segment_ids, words, heads: int, **settings) -> Array:
-    """The fused kernel, on each device's rows and heads where there is a mesh."""
-    # Imported where it is used: a JAX that moves Pallas breaks nobody who does without it.
+    """Run the fused kernel; on a mesh, each device runs the kernel on its own rows and heads."""
+    # Imported in this function, so that a JAX version that moves Pallas breaks only users of the fused kernel.
     from bert_jax.fused_attention import fused_attention
 
     rows, length = segment_ids.shape

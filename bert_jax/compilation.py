@@ -1,4 +1,4 @@
-"""How programs are compiled: what the compiler is told, and the cache that spares the next run compiling."""
+"""Compilation of programs: the compiler's options, and the cache that saves the next run from compiling again."""
 
 import functools
 import hashlib
@@ -10,19 +10,20 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-_MOST_BYTES = 4 * 2**30  # then what was used longest ago goes
-_LEAST_SECONDS = 0.1  # of compiling; what takes less is not worth a file
+_MOST_BYTES = 4 * 2**30  # above this size, the least recently used programs are removed
+_LEAST_SECONDS = 0.1  # of compile time; a program that compiles faster is not worth a file
 
-# Values of XLA's option for what YNNPACK computes on a CPU, best first: its sums, which are fast, or nothing. It adds
-# the terms of a product one after the other. Without it products are Eigen's, whose errors are smaller (RECORDS.md).
+# XLA's option for what YNNPACK computes on a CPU, and its values, best first: sums alone, which are fast in YNNPACK, or
+# nothing. In a matrix product, YNNPACK adds the terms one after the other. Without YNNPACK, Eigen computes the products
+# with smaller errors (RECORDS.md).
 _YNN_OPTION, _YNN_VALUES = "xla_cpu_experimental_ynn_fusion_type", ("LIBRARY_FUSION_TYPE_REDUCE", "")
 
 
 def compiler_options() -> dict[str, Any]:
-    """What `jax.jit` is told of a forward pass or a step (`compiler_options`): on a CPU, exact products.
+    """Return the `compiler_options` of `jax.jit` for a forward pass or a step: on a CPU, options for exact products.
 
-    An option that this version of jaxlib does not know is left out: each is tried once on a small program. Nothing is
-    set for other programs, or for other users of JAX in the process. `jax.pmap` takes no such options.
+    An option that this version of jaxlib does not know is left out; each option is tried once on a small program. The
+    options do not affect other programs, or other users of JAX in the process. `jax.pmap` accepts no such options.
     """
     import jax
 
@@ -36,7 +37,7 @@ def _options_for(backend: str) -> dict[str, Any]:
     for value in _YNN_VALUES if backend == "cpu" else ():
         options = {_YNN_OPTION: value}
         try:
-            # Compiled and not run, as the caller may be where nothing may be sent to a device.
+            # The program is compiled but not run, because the caller may forbid transfers to a device.
             jax.jit(lambda x: x + 1, compiler_options=options).lower(jax.ShapeDtypeStruct((), "float32")).compile()
         except (jax.errors.JaxRuntimeError, ValueError):
             continue
@@ -45,12 +46,12 @@ def _options_for(backend: str) -> dict[str, Any]:
 
 
 def use_cache() -> Path | None:
-    """Have JAX keep compiled programs in a private directory, and return it; call before anything compiles.
+    """Make JAX cache compiled programs in a private directory, and return the directory.
 
-    The directory is JAX_COMPILATION_CACHE_DIR, or bert_jax/compiled under XDG_CACHE_HOME or ~/.cache,
-    with a part for each kind of processor. Where none can be written, one warning says so and the
-    return is None, as it is with JAX_ENABLE_COMPILATION_CACHE=false. Raises `UserError` where others
-    could write there: the files hold machine code that will be run.
+    Call this function before anything compiles. The directory is JAX_COMPILATION_CACHE_DIR, or bert_jax/compiled under
+    XDG_CACHE_HOME or ~/.cache, with a subdirectory for each kind of processor. Returns None, after one warning on
+    standard error, if no such directory can be written. Returns None also with JAX_ENABLE_COMPILATION_CACHE=false.
+    Raises `UserError` if others could write to the directory, because its files hold machine code that will be run.
     """
     import jax
 
@@ -61,7 +62,7 @@ def use_cache() -> Path | None:
     except (OSError, RuntimeError) as error:  # no home directory is a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"warning: no compilation cache ({reason}); JAX_COMPILATION_CACHE_DIR can name one", file=sys.stderr)
-        # JAX has read the variable by itself, and would warn of every program.
+        # JAX has read JAX_COMPILATION_CACHE_DIR by itself, and would warn about every program.
         jax.config.update("jax_compilation_cache_dir", None)
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -71,7 +72,10 @@ def use_cache() -> Path | None:
 
 
 def directory() -> Path | None:
-    """The compilation cache that JAX uses now, if it is a directory that nobody else can write to."""
+    """Return the directory of the compilation cache that JAX uses now.
+
+    Returns None if JAX uses none, or if the path is not a directory, or if others can write to it.
+    """
     import jax
 
     named = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
@@ -84,7 +88,7 @@ def directory() -> Path | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether nobody else but the system's own user can write there."""
+    """Return whether this user and root are the only ones who can write to `path`."""
     found = path.stat()
     return not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and found.st_uid in (os.geteuid(), 0)
 
@@ -93,13 +97,16 @@ def _place() -> Path:
     if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative one is to be ignored, says the XDG specification.
+    # The XDG specification says that a relative path must be ignored.
     home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     return home / "bert_jax" / "compiled"
 
 
 def _private(top: Path) -> Path:
-    """Make the directory and the part of it for this processor; `UserError` where others may write to them."""
+    """Make the directory and its subdirectory for this processor, and return the subdirectory.
+
+    Raises `UserError` if others can write to either, and `OSError` if the subdirectory cannot be made or written.
+    """
     directory = top / _processor()
     for path in (top, directory):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,7 +121,10 @@ def _private(top: Path) -> Path:
 
 
 def _processor() -> str:
-    """A name for the instructions this processor has: code compiled for more of them would crash on it."""
+    """Return a name for the instruction set of this processor.
+
+    Code that was compiled for a processor with more instructions would crash on this one.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

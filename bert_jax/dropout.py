@@ -1,4 +1,4 @@
-"""Dropout as in PyTorch: every element drawn on its own, the rest scaled up; bits from a hash."""
+"""Dropout as in PyTorch: elements are dropped independently, and the rest is scaled up. A hash gives the bits."""
 
 import functools
 
@@ -10,18 +10,21 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 
 def seeds(rngs: nnx.Rngs | None, count: int) -> UInt32[Array, "{count} 2"] | None:
-    """Two random words for each of `count` uses of dropout, from the `dropout` stream of `rngs`."""
+    """Return two random words for each of `count` uses of dropout, from the `dropout` stream of `rngs`.
+
+    Returns None if `rngs` is None.
+    """
     return None if rngs is None else jax.random.bits(rngs.dropout(), (count, 2), jnp.uint32)
 
 
 def kept(
     places: UInt32[Array, "*shape"], rate: float, words: UInt32[Array, "2"] | tuple[UInt32[Array, ""], ...]
 ) -> Bool[Array, "*shape"]:
-    """True with probability 1 - `rate` for each place, by hashing it with two random words.
+    """Return True with probability 1 - `rate` for each place, from a hash of the place and two random words.
 
-    A dozen integer operations an element and no state: compilers fuse them into the kernel that
-    uses the bits, and `dropout` repeats them in the backward pass, so bits are not stored. The mixing
-    constants are those of Wellons' "lowbias32" and of Knuth's multiplicative hash.
+    The hash takes a dozen integer operations per element and has no state. Compilers fuse it into the kernel that
+    uses the bits, and `dropout` repeats it in the backward pass, so the bits are not stored. The mixing constants are
+    those of Wellons' "lowbias32" and of Knuth's multiplicative hash.
     """
     x = places * jnp.uint32(0x9E3779B9) + words[0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
@@ -30,9 +33,10 @@ def kept(
 
 
 def places(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """Each element's index in the whole array, modulo 2^32.
+    """Return the index of each element in the array, modulo 2^32.
 
-    In the whole array even where it is sharded: how many devices share the work decides nothing.
+    Where the array is sharded, indices still count through the whole array, so that the number of devices does not
+    change which elements are dropped.
     """
     out, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
@@ -42,7 +46,10 @@ def places(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, words: UInt32[Array, "2"] | None) -> Float[Array, "*shape"]:
-    """Zero each element of `x` with probability `rate`; without `words`, return `x` as it is."""
+    """Zero each element of `x` with probability `rate`, and multiply the other elements by 1 / (1 - `rate`).
+
+    Without `words` (see `seeds`), `x` is returned unchanged.
+    """
     if words is None or rate == 0:
         return x
     return _drop(x, rate, words)
@@ -58,8 +65,8 @@ def _forward(x, rate, words):
 
 
 def _backward(rate, words, gradient):
-    # Behind the barrier the compiler cannot see that these bits are the forward pass's; if it
-    # could, it would store those instead of drawing them again.
+    # The barrier hides from the compiler that the forward pass computes the same bits. Without it, the compiler would
+    # store the bits of the forward pass instead of computing them again.
     return _drop(gradient, rate, lax.optimization_barrier(words)), None
 
 

@@ -1,4 +1,4 @@
-"""Token ids to vectors: word, token-type and position tables, LayerNorm, dropout."""
+"""Vectors of tokens: word, token-type and position tables, LayerNorm and dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from bert_jax.norm import LayerNorm
 
 
 class Embeddings(nnx.Module):
-    """Sum of three look-ups, normalised (BERT paper, figure 2; transformers' `BertEmbeddings`)."""
+    """Sum of three table look-ups, normalised (BERT paper, figure 2; transformers' `BertEmbeddings`)."""
 
     def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Embed:
@@ -40,13 +40,14 @@ class Embeddings(nnx.Module):
         position_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "2"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Embed each token, in the compute dtype; an id outside its table gives NaN.
+        """Return one vector per token, in the compute dtype.
 
-        `words` are dropout's (`bert_jax.dropout.seeds`).
+        An id past the end of its table gives NaN, unless the table has a single row. `words` are the random words for
+        dropout (`bert_jax.dropout.seeds`).
         """
         x = self.word_embeddings(jnp.asarray(input_ids))
         if self.pad_token_id is not None:
-            # torch's padding_idx: the [PAD] row takes part in the sum but gets no gradient.
+            # As with torch's padding_idx, the [PAD] row is part of the sum but gets no gradient.
             is_pad = jnp.equal(input_ids, self.pad_token_id)[..., None]
             x = jnp.where(is_pad, jax.lax.stop_gradient(x), x)
         x = x + self.token_type_embeddings(jnp.asarray(token_type_ids))

@@ -17,7 +17,7 @@ from bert_jax.norm import LayerNorm
 
 
 class Layer(nnx.Module):
-    """Attention, then feed-forward, each with dropout, residual and LayerNorm after it.
+    """One layer: attention, then feed-forward, each followed by dropout, residual and LayerNorm.
 
     Source: BERT paper, section 3; transformers' `BertLayer` (post-norm).
     """
@@ -37,8 +37,8 @@ class Layer(nnx.Module):
         self.output = linear(config, config.intermediate_size, config.hidden_size, dtype, precision, rngs)
         self.output_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         activation = ACTIVATIONS[config.hidden_act]
-        # Backwards the activation is computed again from the product: of all the arrays of F
-        # features it is made of, only that one is kept.
+        # The backward pass recomputes the activation from the product. Of all the arrays that the activation is
+        # computed from, each as wide as intermediate_size, only the product is stored.
         self._activate = jax.checkpoint(lambda product, bias: activation(product + bias))
         self.rate = config.hidden_dropout_prob
 
@@ -48,23 +48,27 @@ class Layer(nnx.Module):
         segment_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "3 2"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """One layer; the result keeps the dtype of `x`. `words` are for its three uses of dropout."""
+        """Return the layer's output, in the dtype of `x`.
+
+        `words` are the random words for the layer's three uses of dropout (`bert_jax.dropout.seeds`).
+        """
         inside, after, last = (None, None, None) if words is None else words
         attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
         x = self.attention_norm(attended + x)
         kernel = self.intermediate.kernel[...].astype(x.dtype)
         product = jnp.matmul(x, kernel, precision=self.intermediate.precision)
         bias = self.intermediate.bias
-        assert bias is not None  # `linear` makes one
+        assert bias is not None  # `linear` always makes a bias
         grown = self._activate(product, bias[...].astype(x.dtype))
         shrunk = dropout(self.output(grown), self.rate, last)
         return self.output_norm(shrunk + x)
 
 
 class Encoder(nnx.Module):
-    """The layers in order; with `remat`, a backward pass computes each anew from its input.
+    """The L layers in order.
 
-    None goes below the first `frozen` layers.
+    With `remat`, a backward pass recomputes each layer from the layer's input. No gradient flows into the first
+    `frozen` layers or the embeddings; with `frozen=None`, nothing is frozen.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class Encoder(nnx.Module):
         segment_ids: Int[Array | ndarray, "B T"],
         words: UInt32[Array, "_ 2"] | None = None,
     ) -> list[Float[Array, "B T D"]]:
-        """Every layer's output, first to last; under `jax.jit`, unused ones cost nothing."""
+        """Return the output of every layer, first to last; under `jax.jit`, unused outputs cost nothing."""
         outputs = []
         if self.frozen == 0:
             x = jax.lax.stop_gradient(x)

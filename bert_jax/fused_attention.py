@@ -1,11 +1,13 @@
 """Attention in one kernel: scores, segment mask, softmax and dropout never leave the chip.
 
-Library kernels have no dropout, or bits nobody else can draw. This one drops what the plain formula
-drops by `dropout.kept`: both ways, on every backend and however rows and heads are sharded.
+Library kernels have no dropout, or random bits that no other code can draw. This kernel drops the same weights as the
+plain formula, by `dropout.kept`: in the forward and the backward pass, on every backend, and however rows and heads
+are sharded.
 
-One program holds the queries of one block and walks over the blocks of keys. It reads its heads of
-query, key and value where one product left them, and leaves their gradients where the next two
-products want them, in one "B T 3 HK" array each: nothing is transposed or copied.
+In the forward pass, one program holds the queries of one block and loops over the blocks of keys. A program reads
+query, key and value of its heads from the "B T 3 HK" array that one product has written. A program of the backward
+pass writes their gradients into one "B T 3 HK" array, which the next two products read. So nothing is transposed or
+copied. On a TPU, query, key and value and their gradients are separate arrays instead.
 """
 
 import functools
@@ -27,7 +29,7 @@ _MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 # Mosaic has no products of three passes. Triton's float32 products without tensor cores take minutes to compile and
-# spill; three of TF32 are about as exact (`kernel_check` holds them to it).
+# spill registers. Three TF32 products are about as exact, and `kernel_check` checks that they are.
 _KERNEL_PRECISION: dict[tuple[str, lax.PrecisionLike], lax.PrecisionLike] = {
     ("mosaic", lax.Precision.HIGH): lax.Precision.HIGHEST,
     ("triton", lax.Precision.HIGHEST): lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
@@ -35,23 +37,26 @@ _KERNEL_PRECISION: dict[tuple[str, lax.PrecisionLike], lax.PrecisionLike] = {
 
 
 class _Plan(NamedTuple):
-    """What is known when a kernel is compiled."""
+    """Sizes and settings that are fixed when a kernel is compiled."""
 
     length: int  # T
-    size: int  # K
-    block: int  # queries, and keys, of one tile
-    blocks: int  # blocks of a row
-    heads: int  # heads of one program
-    warps: int  # of one program, on a GPU
+    size: int  # K, of one head
+    block: int  # number of queries, and of keys, in one tile
+    blocks: int  # blocks in a row
+    heads: int  # heads per program
+    warps: int  # per program, on a GPU
     rate: float
     backend: Backend
-    precision: lax.PrecisionLike  # of products
+    precision: lax.PrecisionLike  # of matrix products
 
 
 class _Inputs(NamedTuple):
-    """What a program reads: first arrays, then the references to its part of them; None is absent."""
+    """What a program reads: outside the kernel, whole arrays; inside, references to the program's part of each array.
 
-    parts: Any  # query, key, value without their biases
+    An input that is None is absent.
+    """
+
+    parts: Any  # query, key and value, without their biases
     biases: Any
     segments: Any
     spans: Any = None
@@ -70,11 +75,12 @@ def _plan(qkv: Array, heads: int, rate: float, backend: Backend, precision: lax.
         raise ValueError(f"fused attention ({backend}) takes {able}, not T={length} and K={size}")
     how = _KERNEL_PRECISION.get((backend, precision), precision)
     if backend == "mosaic":
-        # VMEM holds the scores of whole rows, and programs read 128 lanes, or all there are.
+        # VMEM holds the scores of whole rows. A program reads the heads of 128 lanes, or all heads if they do not
+        # divide into such groups.
         block, together, warps = length, 128 // size, 0
     else:
-        # Triton's tiles are powers of two, and larger ones spill registers (RECORDS.md has the compiler's counts); but
-        # a row of 128 in one tile spills little, and its scores and bits are computed once a pass, not twice.
+        # Triton's tiles are powers of two, and larger tiles spill registers (RECORDS.md has the compiler's counts). But
+        # a row of 128 in one tile spills little, and its scores and bits are computed once per pass instead of twice.
         large = length == 128 and qkv.dtype.itemsize == 2 and size <= 64
         thrice = how == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
         block = 128 if large else min(length & -length, 32 if thrice else 64)
@@ -85,7 +91,7 @@ def _plan(qkv: Array, heads: int, rate: float, backend: Backend, precision: lax.
 
 
 def _part(seen: _Inputs, i: int, place, lanes):
-    """Queries (0), keys (1) or values (2) at a place in the row, of one head."""
+    """Return the queries (`i` = 0), keys (1) or values (2) of one head at a place in the row, with their biases."""
     return seen.parts[i][place, lanes] + seen.biases[i, lanes]
 
 
@@ -95,16 +101,16 @@ def _dot(plan: _Plan, a, b, contract_a: int, contract_b: int):
 
 
 def _scores(plan: _Plan, query, key, segments, i, j):
-    """The masked scores of query block i with key block j."""
+    """Return the masked scores of query block i with key block j."""
     rows, columns = (segments[:, pl.ds(n * plan.block, plan.block)] for n in (i, j))
     return jnp.where(columns == rows.T, _dot(plan, query, key, 1, 1) * plan.size**-0.5, _MASKED)
 
 
 def _dropout(plan: _Plan, seen: _Inputs, head: int):
-    """(i, j) -> the function that zeroes what is dropped of that tile and scales up the rest."""
+    """Return a function (i, j) -> drop; drop zeroes the dropped elements of tile (i, j) and scales up the rest."""
     if seen.words is None:
         return lambda i, j: lambda tile: tile
-    # Read here, because loops over blocks cannot ask which program they are in.
+    # Read outside the loops over blocks, because `pl.program_id` cannot be called inside them.
     head_place = seen.places[0, pl.program_id(1) * plan.heads + head]
     words, length = (seen.words[0], seen.words[1]), jnp.uint32(plan.length)
 
@@ -123,14 +129,17 @@ def _over_blocks(plan: _Plan, seen: _Inputs, n, step, carry):
 
 
 def _program(kernel, plan: _Plan, seen: _Inputs, *outputs):
-    """What runs on the device: `kernel` for each head of a group, at one block of a row."""
+    """Run `kernel` on the device, for each head of a group, at one block of a row."""
     n = 0 if plan.blocks == 1 else pl.program_id(2)
     for head in range(plan.heads):
         kernel(plan, seen, n, head, pl.ds(head * plan.size, plan.size), _dropout(plan, seen, head), *outputs)
 
 
 def _forward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, out, *normalizer):
-    """Mix values for query block n."""
+    """Write the result of query block n: the values, mixed by the attention weights.
+
+    Also write the normalizer of the block, if there is an output for it.
+    """
     query = _part(seen, 0, pl.ds(n * plan.block, plan.block), lanes)
 
     def step(j, carry):
@@ -151,10 +160,10 @@ def _forward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, out, 
 
 
 def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gradients):
-    """Gradients of query block n over all keys, and of key and value block n over all queries."""
+    """Write the gradients of query block n over all keys, and of key and value block n over all queries."""
 
     def tile(i, j):
-        """The dropped weights, the gradients of the scores, and what both are multiplied with."""
+        """Return the weights after dropout, the gradients of the scores, and their factors: query, key and d_out."""
         rows, columns = (pl.ds(b * plan.block, plan.block) for b in (i, j))
         query, key, value = (_part(seen, i, place, lanes) for i, place in enumerate((rows, columns, columns)))
         d_out = seen.d_out[rows, lanes]
@@ -182,7 +191,7 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
         weights, d_scores, query, key, d_out = tile(0, 0)
         results = (_dot(plan, d_scores, key, 1, 0), _dot(plan, d_scores, query, 0, 0), _dot(plan, weights, d_out, 0, 0))
     else:
-        # Two loops, because one with both tiles spills registers and takes twice the shared memory.
+        # Two loops, because one loop with both tiles spills registers and needs twice the shared memory.
         zeros = jnp.zeros((plan.block, plan.size), jnp.float32)
         for_key_value = _over_blocks(plan, seen, n, along_queries, (zeros, zeros))
         results = (_over_blocks(plan, seen, n, along_keys, zeros), *for_key_value)
@@ -192,8 +201,11 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
 
 
 def _spans(plan: _Plan, segments: Int[Array, "B 1 T"]) -> Int[Array, "B _ 2"]:
-    """First, and one past last, of the blocks whose range of segments meets that of each block."""
-    # Padding ends a packed row: as number 0 it would make the last block's range meet every other.
+    """Return, for each block, the range of blocks whose segments may overlap those of the block.
+
+    The two numbers are the first block of the range and one past its last block.
+    """
+    # Padding is at the end of a packed row. As segment 0, it would make the last block's range overlap all others.
     blocks = jnp.where(segments == 0, jnp.iinfo(jnp.int32).max, segments).reshape(-1, plan.blocks, plan.block)
     low, high = blocks.min(2), blocks.max(2)
     meet = (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
@@ -201,12 +213,15 @@ def _spans(plan: _Plan, segments: Int[Array, "B 1 T"]) -> Int[Array, "B _ 2"]:
 
 
 def _compiler(plan: _Plan) -> tuple[Any, Any]:
-    """What the backend's compiler is told, and where single numbers lie; each backend's module is its own."""
+    """Return the compiler parameters of the backend and the memory space for scalars.
+
+    Each backend has a Pallas module of its own, so only the module of `plan.backend` is imported.
+    """
     if plan.backend == "mosaic":
         from jax.experimental.pallas import tpu
 
-        # Every program writes a part of its own, so a chip with two cores may use both. Single numbers have to be in
-        # their own memory.
+        # Every program writes its own part of the outputs, so a chip with two cores may use both. Scalars must be in
+        # scalar memory.
         return tpu.CompilerParams(dimension_semantics=("parallel",) * 3), tpu.SMEM
     if plan.backend == "triton":
         from jax.experimental.pallas import triton
@@ -216,9 +231,10 @@ def _compiler(plan: _Plan) -> tuple[Any, Any]:
 
 
 def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs, *, saves: bool = False):
-    """Run `kernel` for every row, group of heads and block; the gradients are one array, or one each.
+    """Run `kernel` for every row, group of heads and block, and return its outputs.
 
-    With `saves`, the forward kernel writes what the backward one needs, besides its result.
+    The backward kernel returns the gradients of query, key and value as one array, or as three arrays on Mosaic. With
+    `saves`, the forward kernel also returns the normalizer that the backward kernel needs.
     """
     rows, length, _, width = qkv.shape
     group, heads = plan.heads * plan.size, width // plan.size
@@ -226,7 +242,7 @@ def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs, *
     row = pl.BlockSpec((None, length, group), lambda b, h, n: (b, 0, h))
     out_specs = [pl.BlockSpec((None, plan.block, group), lambda b, h, n: (b, n, h))]
     out_shape = [jax.ShapeDtypeStruct((rows, length, width), qkv.dtype)]
-    if apart := plan.backend == "mosaic":  # a TPU's tiles would pad an axis of 3
+    if apart := plan.backend == "mosaic":  # because a TPU's tiles would pad an axis of 3
         parts = [qkv[:, :, i] for i in range(3)]
         part_specs = [row] * 3
     else:
@@ -263,14 +279,14 @@ def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs, *
 
 
 def _alone(plan: _Plan, qkv, biases, inputs: _Inputs):
-    """The forward pass where no backward pass will follow."""
+    """Run the forward pass where no backward pass follows."""
     (out,) = _call(plan, _forward_kernel, qkv, inputs._replace(biases=biases))
     return out
 
 
 def _forward(plan: _Plan, qkv, biases, inputs: _Inputs):
     inputs = inputs._replace(biases=biases)
-    # A row in one tile is normalized again by itself: nothing is saved.
+    # In the backward pass, a row in one tile is normalized again from its own scores, so no output is saved.
     out, *normalizer = _call(plan, _forward_kernel, qkv, inputs, saves=plan.blocks > 1)
     return out, (qkv, inputs._replace(out=out, normalizer=normalizer[0]) if normalizer else inputs)
 
@@ -297,17 +313,20 @@ def fused_attention(
     backend: Backend,
     precision: lax.Precision | None = None,
 ) -> Float[Array, "B T HK"]:
-    """softmax(query key / sqrt(K)) value among tokens of equal segments, in one kernel each way.
+    """Return softmax(query key / sqrt(K)) value among tokens of equal segments, with one kernel per pass.
 
-    The three are `qkv + biases`, added in the kernel: the sum is never in memory. Their gradients sum over
-    rows and tokens in float32.
-    Scores, softmax and sums are float32; weights take the dtype of the inputs before they multiply
-    the values. With `words`, weights are dropped where `dropout.kept` says so; `places` holds the
-    place of each head's first score among all scores, (b H + h) T T modulo 2^32, so that shards
-    agree with the whole (`jax.shard_map` needs `check_vma=False`). Backward, all is recomputed.
-    `precision` is that of the products; Mosaic computes "high" as "highest", Triton "highest" as three TF32 ones.
+    Query, key and value are the three parts of `qkv + biases`. The kernel adds the biases, so the sum is never in
+    memory. The gradients of the biases are sums over rows and tokens in float32.
+    Scores, softmax and sums are float32. Weights are cast to the dtype of the inputs before they multiply the values.
 
-    Raises: ValueError if T is no multiple of 16, over 512 for "mosaic", or K not 16, 32, 64 or 128.
+    With `words`, weights are dropped where `dropout.kept` is False. `places` holds the index of each head's first
+    score among all scores, (b H + h) T T modulo 2^32, so that shards drop the same weights as the whole array
+    (`jax.shard_map` needs `check_vma=False`). The backward pass recomputes scores, weights and dropout bits.
+    `precision` is that of the products. Mosaic computes "high" as "highest", and Triton computes "highest" as three
+    TF32 products.
+
+    Raises `ValueError` if T is no multiple of 16 or too large (over 512 for "mosaic", else over 65536), or if K is
+    not 16, 32, 64 or 128.
     Source: FlashAttention-2, algorithms 1 and 2.
     """
     plan = _plan(qkv, places.shape[1], rate, backend, precision)

@@ -17,7 +17,7 @@ from bert_jax.packing import Rows
 
 
 class SequenceClassifier(nnx.Module):
-    """BERT with a linear layer on the pooled [CLS]: C logits an example.
+    """BERT with a linear layer on the pooled [CLS] token: C logits per example.
 
     Source: BERT paper, 4.1; transformers' `BertForSequenceClassification`.
     """
@@ -41,7 +41,7 @@ class SequenceClassifier(nnx.Module):
         self.rate = config.hidden_dropout_prob if rate is None else rate
 
     def __call__(self, rows: Rows, rngs: nnx.Rngs | None = None) -> Float[Array, "N C"]:
-        """Logits of the N examples in `rows`, in their order, as float32."""
+        """Return the float32 logits of the N examples in `rows`, in the order of `rows.first_tokens`."""
         hidden = self.bert(rows.input_ids, rows.token_type_ids, rows.position_ids, rows.segment_ids, rngs)
         pooled = self.bert.pool(hidden, rows.first_tokens)
         words = seeds(rngs, 1)
@@ -56,13 +56,17 @@ def example_losses(
     smoothing: float = 0.0,
     class_weights: Float[ndarray, " C"] | None = None,
 ) -> Float[Array, " N"]:
-    """The loss of each example, by task (a `problem_type`).
+    """Return the loss of each example for `task`, a `problem_type`.
 
-    Single labels (class ids, N): negative log-likelihood in nats. Several labels (0 or 1, N x C): the mean of C
-    binary ones. Regression (numbers, N x C): the mean square. `smoothing` spreads that share of a target over all
-    classes, or over both answers. `class_weights` multiply each class's term, or that of a label that holds; they
-    are not divided out again, so that a loss is the same however a batch is dealt. Source: torch's cross_entropy
-    (label_smoothing, weight), binary_cross_entropy_with_logits (pos_weight) and mse_loss.
+    Single-label: targets are N class ids, and the loss is the negative log-likelihood in nats.
+    Multi-label: targets are N x C numbers, 0 or 1, and the loss is the mean of C binary negative log-likelihoods.
+    Regression: targets are N x C numbers, and the loss is the mean squared error.
+
+    `smoothing` spreads this share of a target over all classes (single-label) or over both answers (multi-label).
+    `class_weights` multiply the loss term of each class (single-label) or the positive term of each label
+    (multi-label). Losses are not divided by the sum of the weights, so the loss of an example does not depend on how
+    examples are divided into batches and shards. Regression uses neither option.
+    Source: torch's cross_entropy (label_smoothing, weight), binary_cross_entropy_with_logits (pos_weight) and mse_loss.
     """
     weights = np.ones(logits.shape[1], np.float32) if class_weights is None else class_weights
     targets = jnp.asarray(targets)
@@ -82,8 +86,8 @@ def cross_entropy(
     labels: Int[Array | ndarray, " N"],
     weights: Float[Array | ndarray, " N"],
 ) -> Float[Array, ""]:
-    """Mean over examples, by weight, of the negative log-likelihood, in nats.
+    """Return the mean negative log-likelihood of single-label examples, weighted by `weights`, in nats.
 
-    An example of weight 0 counts for nothing; if all are, the loss is 0.
+    An example of weight 0 does not count. If all weights are 0, the loss is 0.
     """
     return jnp.sum(example_losses(logits, labels) * weights) / jnp.maximum(jnp.sum(jnp.asarray(weights)), 1e-9)

@@ -1,4 +1,4 @@
-"""Whether the fused attention kernel computes here what the plain formula does: tried once, then remembered."""
+"""Check that the fused attention kernel agrees with the plain formula on this device: compared once, then cached."""
 
 import contextlib
 import functools
@@ -21,14 +21,17 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
 _RATE = 0.1
-_WIDTH = 256  # numbers of all heads together: several programs for each row, on every backend
+_WIDTH = 256  # size of all heads together, large enough for several programs per row on every backend
 
 _SOURCES = ("fused_attention.py", "attention.py", "dropout.py", "kernel_check.py")
-"""Files that decide what is compared; a change in one of them means comparing again."""
+"""Files that the comparison depends on; after a change in one of them, the kernel is compared again."""
 
 
 class _Case(NamedTuple):
-    """Rows that are tried, and how far from the plain formula a number may be, over the largest one."""
+    """Rows to compare on, and the bound on the largest difference from the plain formula.
+
+    The bound is relative to the largest absolute value of the plain formula's result.
+    """
 
     dtype: Any
     length: int
@@ -36,21 +39,23 @@ class _Case(NamedTuple):
     bound: float
 
 
-# One tile and several, both dtypes, both head sizes of the usual checkpoints. The plain formula is in float32: bfloat16
-# has 8 bits; float32 that is TF32 in truth would differ by 5e-4.
+# The cases cover rows of one tile and of several tiles, both dtypes, and both head sizes of the usual checkpoints. The
+# plain formula is computed in float32. The bounds suit the dtypes: bfloat16 has 8 bits, and float32 that is really TF32
+# would differ by 5e-4.
 _CASES = (_Case(jnp.bfloat16, 128, 64, 2e-2), _Case(jnp.float32, 192, 32, 3e-5))
 
 
 @functools.cache
 def agrees(kernel: str) -> bool:
-    """Whether the fused kernel, for the backend `kernel`, agrees with the plain formula on this process's device.
+    """Return whether the fused kernel for the backend `kernel` agrees with the plain formula on this process's device.
 
-    Compared are results without dropout, and results and all gradients with it, on rows of several examples and
-    padding. The answer is kept beside the compilation cache for each kind of device, its driver, the versions and the
-    kernel's source; without a private cache every process tries for itself. Where the kernel differs or fails, one
-    line on standard error says so.
+    The check compares results without dropout, and results and all gradients with dropout, on rows of several examples
+    and padding. The answer is stored in the directory of the compilation cache, for each kind of device, driver,
+    versions and source of the kernel. Without a private cache, every process makes the comparison. If the kernel
+    differs or fails, one line on standard error says so.
     """
-    # The caller may be tracing, on a mesh and under a transfer guard. All of that is a thread's own.
+    # The caller may be tracing, on a mesh, or under a transfer guard. JAX keeps this state per thread, so a new thread
+    # has none of it.
     with ThreadPoolExecutor(1, "bert_jax-check") as pool:
         reason = pool.submit(_reason, kernel).result()
     if reason:
@@ -59,7 +64,10 @@ def agrees(kernel: str) -> bool:
 
 
 def _reason(kernel: str) -> str:
-    """Why the kernel is not to be used here; empty if it agrees. Only what was compared is remembered."""
+    """Return why the kernel must not be used on this device, or an empty string if the kernel agrees.
+
+    Only the outcome of a comparison is stored, not a failure to make one.
+    """
     try:
         device = jax.local_devices()[0]
         facts = _facts(kernel, device)
@@ -73,14 +81,14 @@ def _reason(kernel: str) -> str:
             if place is not None:
                 with contextlib.suppress(OSError):  # the next process will try again
                     write_json(place, facts | {"difference": found})
-    except Exception as error:  # whatever a moved module, a compiler or a driver raises
+    except Exception as error:  # anything that a moved module, a compiler or a driver raises
         lines = str(error).strip().splitlines() or [""]
         return f"fails here: {type(error).__name__}: {lines[0][:200]}"
     return f"differs on {facts['device']}: {found}" if found else ""
 
 
 def _facts(kernel: str, device: Any) -> dict[str, str]:
-    """All that the answer depends on."""
+    """Return everything that the answer depends on."""
     source = hashlib.sha256()
     for name in _SOURCES:
         source.update(Path(__file__).with_name(name).read_bytes())
@@ -96,7 +104,10 @@ def _facts(kernel: str, device: Any) -> dict[str, str]:
 
 
 def _remembered(place: Path, facts: dict[str, str]) -> str | None:
-    """What was found earlier; None where nothing was, or the file does not hold what was written."""
+    """Return the stored outcome of an earlier comparison: the difference, or an empty string for none.
+
+    Returns None if there is no file, or if the file does not hold these facts and an outcome.
+    """
     try:
         known = read_json(place)
     except UserError:
@@ -106,7 +117,7 @@ def _remembered(place: Path, facts: dict[str, str]) -> str | None:
 
 
 def _difference(kernel: str) -> str:
-    """The first result that is too far from the plain formula's, in words; empty where none is."""
+    """Describe the first result that is too far from the plain formula's; return an empty string if there is none."""
     for case in _CASES:
         arrays, segments, words = _inputs(case)
         exact = [array.astype(jnp.float32) for array in arrays]
@@ -116,14 +127,17 @@ def _difference(kernel: str) -> str:
             found = _results(functools.partial(_fused, kernel, heads=heads), arrays, segments, drop)
             for name, reference in expected.items():
                 difference = np.abs(found[name] - reference).max() / np.abs(reference).max()
-                if not difference <= case.bound:  # nor is NaN
+                if not difference <= case.bound:  # NaN is refused too
                     where = f"{jnp.dtype(case.dtype).name}, rows of {case.length}, heads of {case.head_size}"
                     return f"{name} {how} by {difference:.1e} ({where}; at most {case.bound:.0e} is allowed)"
     return ""
 
 
 def _inputs(case: _Case) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """Products, biases and the gradient of the result; segments (examples and padding, padding alone, full); words."""
+    """Return three arrays (products, biases, the gradient of the result), the segments, and two words for dropout.
+
+    The three rows of segments hold examples and padding, padding alone, and examples without padding.
+    """
     generator, length = np.random.default_rng(0), case.length
     shapes = (3, length, 3, _WIDTH), (3, _WIDTH), (3, length, _WIDTH)
     arrays = [jnp.asarray(generator.standard_normal(shape), case.dtype) for shape in shapes]
@@ -134,7 +148,7 @@ def _inputs(case: _Case) -> tuple[list[jax.Array], jax.Array, jax.Array]:
 
 
 def _results(mix: Any, arrays: list[jax.Array], segments: jax.Array, words: jax.Array | None) -> dict[str, np.ndarray]:
-    """The result and, with dropout as in training, the gradients, in float64."""
+    """Return the result by name, as float64; with dropout, as in training, return the gradients as well."""
 
     def compute(arrays: list[jax.Array], segments: jax.Array, words: jax.Array | None) -> tuple[jax.Array, ...]:
         qkv, biases, gradient = arrays
@@ -158,7 +172,7 @@ def _plain(qkv: Any, biases: Any, segments: Any, words: Any, heads: int) -> jax.
 
 
 def _fused(kernel: Any, qkv: Any, biases: Any, segments: Any, words: Any, heads: int) -> jax.Array:
-    from bert_jax import fused_attention  # asked for by its module, which may fail to import
+    from bert_jax import fused_attention  # imported in this function, because the module may fail to import
 
     rows, length = segments.shape
     places = (jnp.arange(rows * heads, dtype=jnp.uint32) * jnp.uint32(length**2)).reshape(rows, heads)

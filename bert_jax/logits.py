@@ -1,4 +1,4 @@
-"""Examples in, logits out: few shapes, each batch on the device before the last one's answer is fetched."""
+"""Logits of examples: batches of few shapes, sent to the device before the logits of earlier batches are fetched."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,10 @@ from bert_jax.heads import SequenceClassifier
 from bert_jax.packing import Rows, Tokens, prediction_batches
 
 IN_FLIGHT = 4
-"""Batches given to the device before the first of them is fetched; stopping early waits for these."""
+"""Batches that the device still has to compute while the logits of an earlier batch are fetched.
+
+Stopping early waits for these batches.
+"""
 
 _Tag = TypeVar("_Tag")
 
@@ -22,9 +25,9 @@ _Tag = TypeVar("_Tag")
 def make_apply(
     graphdef: nnx.GraphDef[SequenceClassifier], out_shardings: jax.sharding.Sharding | None = None
 ) -> Callable[[nnx.State, Rows], Float[Array, "N C"]]:
-    """Compile the forward pass, without dropout, of a classifier split as `graphdef, params`.
+    """Return the jitted forward pass, without dropout, of a classifier that is split as `graphdef, params`.
 
-    `out_shardings` says where the logits are to lie, if not where the compiler leaves them.
+    `out_shardings` is the sharding of the logits; without it, the compiler chooses one.
     """
     return jax.jit(
         lambda params, rows: nnx.merge(graphdef, params)(rows),
@@ -34,16 +37,16 @@ def make_apply(
 
 
 def batch_tokens() -> int:
-    """Tokens a prediction batch holds: enough to keep the device busy, small enough for caches."""
+    """Return the number of tokens in a prediction batch: enough to keep the device busy, few enough for caches."""
     return 1024 if jax.default_backend() == "cpu" else 32768
 
 
 def packed_logits(
     apply: Callable[[Rows], Float[Array, "N C"]], examples: Sequence[Tokens], num_labels: int
 ) -> Float[np.ndarray, "N C"]:
-    """Logits of every example, each computed once, in the order given.
+    """Return the logits of every example, in the order given; each example is computed once.
 
-    `apply` is a jitted function of packed rows; it sees few different shapes.
+    `apply` is a jitted function of packed rows. It is called with few different shapes.
     """
     out = np.empty((len(examples), num_labels), np.float32)
     for members, logits in late(apply, prediction_batches(examples, batch_tokens=batch_tokens()), IN_FLIGHT):
@@ -54,7 +57,10 @@ def packed_logits(
 def late(
     apply: Callable[[Rows], Float[Array, "N C"]], batches: Iterable[tuple[Rows, _Tag]], in_flight: int
 ) -> Iterator[tuple[_Tag, Float[np.ndarray, "N C"]]]:
-    """Logits of every batch, in order, with its tag, fetched while the device has `in_flight` more to do."""
+    """Yield the tag and the logits of every batch, in order.
+
+    The logits of a batch are fetched while the device has up to `in_flight` later batches to compute.
+    """
     pending: deque[tuple[_Tag, Array]] = deque()
     for rows, tag in batches:
         pending.append((tag, apply(rows)))
@@ -66,7 +72,11 @@ def late(
 
 
 def pooled(logits: Float[np.ndarray, "M C"], owners: Int[np.ndarray, " M"]) -> Float[np.ndarray, "N C"]:
-    """The mean logits of each text's windows; `owners` says whose each is, and every text has one at least."""
+    """Return the mean logits of each text over its windows.
+
+    `owners` holds the index of the text that each window belongs to, in ascending order. Every text has at least one
+    window.
+    """
     count = int(owners[-1]) + 1 if len(owners) else 0
     if count == len(owners):
         return logits

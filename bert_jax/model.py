@@ -1,4 +1,4 @@
-"""BERT: packed rows of tokens in, one vector a token out."""
+"""BERT: a model that maps packed rows of tokens to one vector per token."""
 
 from typing import Any
 
@@ -18,11 +18,12 @@ from bert_jax.encoder import Encoder
 class Model(nnx.Module):
     """Embeddings, encoder and, where the config has one, the pooler.
 
-    Parameters are float32; `dtype` (float32 or bfloat16) is what matrix products compute in, and `precision` (one of
-    `config.PRECISIONS`) how exactly they do it in float32.
-    `attention` is one of `config.ATTENTION`; `remat` trades time for memory in a backward pass,
-    and the embeddings and the first `frozen` layers (None: nothing) get no gradient and no backward pass.
-    Give `rngs` with a `dropout` stream to a call to train; without it nothing is dropped.
+    Parameters are float32. Matrix products are computed in `dtype` (float32 or bfloat16). `precision` (one of
+    `config.PRECISIONS`) sets how exactly float32 products are computed. `attention` is one of `config.ATTENTION`.
+    With `remat`, a backward pass takes more time and less memory. The embeddings and the first `frozen` layers get no
+    gradient and no backward pass; with `frozen=None`, nothing is frozen.
+
+    A call for training needs `rngs` with a `dropout` stream. Without `rngs`, nothing is dropped.
     Source: BERT paper, section 3; transformers' `BertModel`.
     """
 
@@ -53,7 +54,7 @@ class Model(nnx.Module):
         segment_ids: Int[Array | ndarray, "B T"],
         rngs: nnx.Rngs | None = None,
     ) -> list[Float[Array, "B T D"]]:
-        """The embeddings and every layer's output: L+1 arrays, as transformers orders them."""
+        """Return the embeddings and the output of every layer: L+1 arrays, in the order of transformers."""
         words = seeds(rngs, 1 + 3 * self.config.num_hidden_layers)
         first, rest = (None, None) if words is None else (words[0], words[1:])
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, first)
@@ -67,9 +68,9 @@ class Model(nnx.Module):
         segment_ids: Int[Array | ndarray, "B T"],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B T D"]:
-        """The last hidden state of packed rows (`bert_jax.packing.Rows` gives the four arrays).
+        """Return the last hidden state of packed rows (`bert_jax.packing.Rows` holds the four arrays).
 
-        Values at padding (segment 0) are finite and mean nothing.
+        Values at padding (segment 0) are finite but have no meaning.
         """
         return self.hidden_states(input_ids, token_type_ids, position_ids, segment_ids, rngs)[-1]
 
@@ -78,16 +79,16 @@ class Model(nnx.Module):
         hidden: Float[Array, "B T D"],
         first_tokens: Int[Array | ndarray, "*S n"],
     ) -> Float[Array, "N D"]:
-        """tanh(dense) of each example's first token, [CLS].
+        """Return tanh(dense) of the first token, [CLS], of each example.
 
-        `first_tokens` are indices into the B*T tokens of `hidden` laid in one line; with an axis of
-        shards S before it, into the tokens of each shard of B/S rows, and N is S*n. Raises
-        `ValueError` where the checkpoint has no pooler.
+        `first_tokens` holds indices into the B*T tokens of `hidden`, counted row after row. With a leading axis of S
+        shards, each index counts within the tokens of its shard of B/S rows, and N is S*n. Raises `ValueError` if
+        the model has no pooler.
         """
         if self.pooler is None:
             raise ValueError("this model has no pooler (add_pooling_layer is false)")
         size, slots = hidden.shape[-1], first_tokens.shape[-1]
         shards = jnp.asarray(first_tokens).reshape(-1, slots, 1)
-        # A gather with a batch axis: where rows are sharded, each shard finds its own tokens.
+        # The gather has a batch axis of shards: where rows are sharded, each shard reads only its own tokens.
         first = jnp.take_along_axis(hidden.reshape(len(shards), -1, size), shards, axis=1)
         return tanh(self.pooler(first.reshape(-1, size)))

@@ -1,4 +1,4 @@
-"""LayerNorm over D, whose gradient needs no array but the one that was normalised."""
+"""LayerNorm over D. Of the arrays with D features per row, only the input is stored for the backward pass."""
 
 import functools
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 def normalize(
     x: Float[Array, "*rows D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
 ) -> Float[Array, "*rows D"]:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias in float32, rounded to the dtype of `x`."""
+    """Return (x - mean) / sqrt(variance + epsilon) * scale + bias, in float32 rounded to the dtype of `x`."""
     return _forward(x, scale, bias, epsilon)[0]
 
 
@@ -25,8 +25,8 @@ def _forward(x, scale, bias, epsilon):
 
 
 def _backward(epsilon, saved, gradient):
-    # Behind the barrier the compiler takes mean and rstd as given. Where it can see how they are
-    # made, it makes them again in the sums over rows, and then cannot fuse those with what they sum.
+    # The barrier makes the compiler read the saved mean and rstd. Without it, the compiler recomputes mean and rstd
+    # within the sums over rows, and then cannot fuse these sums with the terms that they add.
     x, mean, rstd, scale = jax.lax.optimization_barrier(saved)
     gradient = gradient.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * rstd
@@ -41,7 +41,7 @@ normalize.defvjp(_forward, _backward)
 
 
 class LayerNorm(nnx.Module):
-    """BERT's LayerNorm over D: exact variance, float32 throughout."""
+    """BERT's LayerNorm over D, with the exact variance and in float32 throughout."""
 
     def __init__(self, size: int, epsilon: float):
         self.scale = nnx.Param(jnp.ones(size, jnp.float32))

@@ -1,4 +1,4 @@
-"""The optimizer BERT is fine-tuned with: AdamW, linear warm-up and decay, clipped gradients."""
+"""The optimizer for fine-tuning BERT: AdamW, a learning rate with linear warm-up and decay, clipped gradients."""
 
 import math
 from typing import Any
@@ -12,9 +12,9 @@ from bert_jax.parameters import depth_of, name_of
 
 
 def linear_schedule(peak: float, steps: int, warmup_steps: int) -> optax.Schedule:
-    """Learning rate from 0 to `peak` over the warm-up, then linearly to 0 at `steps`.
+    """Return a linear schedule: the learning rate rises from 0 to `peak` in the warm-up, then falls to 0 at `steps`.
 
-    As transformers' `get_linear_schedule_with_warmup`: the first step of a warm-up has rate 0.
+    As in transformers' `get_linear_schedule_with_warmup`, the first step of a warm-up has learning rate 0.
     """
     return optax.join_schedules(
         [
@@ -26,11 +26,12 @@ def linear_schedule(peak: float, steps: int, warmup_steps: int) -> optax.Schedul
 
 
 def clip_by_norm(largest: float) -> optax.GradientTransformationExtraArgs:
-    """Shorten gradients to a global norm of `largest`, where theirs is larger.
+    """Return a transformation that scales gradients down to a global norm of `largest`, if their norm is larger.
 
-    `norm` is that norm, where a caller has it already. As torch's clip_grad_norm_, without its 1e-6. Unlike optax's
-    `clip_by_global_norm` it multiplies all by one number, which compilers fuse into what uses the gradients; they write
-    quotients out first.
+    The transformation's `update` accepts the gradients' global norm as `norm`, for a caller that has it already.
+    The result is that of torch's clip_grad_norm_ without its 1e-6. All gradients are multiplied by one number, and
+    compilers fuse this product into the code that uses the gradients. optax's `clip_by_global_norm` divides the
+    gradients instead, and compilers write the quotients to memory first.
     """
 
     def update(updates: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any) -> tuple[Any, Any]:
@@ -41,9 +42,9 @@ def clip_by_norm(largest: float) -> optax.GradientTransformationExtraArgs:
 
 
 def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW with bias correction, betas 0.9 and 0.999, epsilon 1e-8 (torch's and transformers').
+    """Return AdamW with bias correction, betas 0.9 and 0.999, epsilon 1e-8 (as in torch and transformers).
 
-    Weight decay leaves out biases and LayerNorm, which are the parameters with one axis.
+    Weight decay does not apply to biases and LayerNorm parameters, which are the parameters with one axis.
     """
     return optax.adamw(
         learning_rate,
@@ -65,10 +66,11 @@ def fine_tuning(
     layer_decay: float = 1.0,
     frozen: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The whole chain for a run of `steps`: clip the global gradient norm, then AdamW.
+    """Return the whole chain for a run of `steps`: clip the global gradient norm, then AdamW.
 
-    With `layer_decay`, each layer down from the heads learns at that share of the rate above it, the embeddings
-    slowest (BEiT; ULMFiT's discriminative fine-tuning). The embeddings and first `frozen` layers stay as they are.
+    `layer_decay` sets the learning rate by depth: each layer's rate is `layer_decay` times the rate of the layer above
+    it. The heads have the full rate and the embeddings the lowest (BEiT; ULMFiT's discriminative fine-tuning). The
+    embeddings and the first `frozen` layers are not updated; with `frozen=None`, all parameters are updated.
     """
     chain = [
         clip_by_norm(clip_norm),

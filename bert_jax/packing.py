@@ -1,8 +1,7 @@
-"""Packing: which example goes into which row, and the arrays that say so.
+"""Packing: assign examples to rows, and build the arrays of the rows.
 
-Rows have a fixed length T. Several examples share a row, told apart by `segment_ids` (1, 2, ...
-within a row; 0 is padding) and each with positions of its own. One example a row is the
-degenerate case (`from_attention_mask`).
+Rows have a fixed length T. Several examples share a row. `segment_ids` tell them apart (1, 2, ... within a row; 0 is
+padding), and each example has its own positions. One example per row is the degenerate case (`from_attention_mask`).
 """
 
 import bisect
@@ -17,7 +16,7 @@ from bert_jax.errors import UserError
 
 
 class Tokens(NamedTuple):
-    """One tokenised example: ids and sentence A/B types, of equal length, and whether it was cut."""
+    """One tokenised example: ids and sentence A/B types, of equal length, and whether the text was truncated."""
 
     input_ids: Int[np.ndarray, " T"]
     token_type_ids: Int[np.ndarray, " T"]
@@ -27,8 +26,8 @@ class Tokens(NamedTuple):
 class Rows(NamedTuple):
     """B rows of T tokens that hold N examples; a JAX pytree.
 
-    `first_tokens` holds the place of each example's [CLS] among the B*T tokens laid in one line, or,
-    with an axis of S shards before it, among the tokens of its shard of B/S rows.
+    `first_tokens` holds the index of each example's [CLS] among the B*T tokens, counted row after row. With a leading
+    axis of S shards, each index counts within the tokens of its shard of B/S rows, and N is S*n.
     """
 
     input_ids: Int[Any, "B T"]
@@ -43,10 +42,10 @@ def from_attention_mask(
     attention_mask: Int[np.ndarray, "B T"] | Bool[np.ndarray, "B T"],
     token_type_ids: Int[np.ndarray, "B T"] | None = None,
 ) -> Rows:
-    """A padded batch, one example a row, as transformers builds it.
+    """Return the rows of a padded batch with one example per row, as transformers builds it.
 
-    `attention_mask` is 0 where a row has no token of its example, whatever id stands there. As in transformers,
-    positions count columns from 0 whatever the padding side, and the first column is the example's first token.
+    `attention_mask` is 0 at padding, whatever the id there. As in transformers, positions count columns from 0 for
+    padding on either side, and the first column is the example's first token.
     """
     rows, length = input_ids.shape
     return Rows(
@@ -59,11 +58,11 @@ def from_attention_mask(
 
 
 def assign(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Place examples in as few rows of `row_length` tokens as best-fit decreasing finds.
+    """Assign examples to rows of `row_length` tokens by best-fit decreasing, and return the examples of each row.
 
-    Returns the examples of each row. Longest first, each into the fullest row that still takes
-    it; ties go to the earlier row, so the result depends on nothing but the lengths. Raises
-    `UserError` for an example longer than a row.
+    Examples are indices into `lengths`. The longest examples go first, each into the fullest row that still has room.
+    Ties go to the earlier row, so the result depends on nothing but the lengths. Raises `UserError` for an example
+    longer than a row.
     """
     rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (room left, row), sorted
@@ -90,10 +89,10 @@ def pack(
     num_rows: int,
     num_examples: int,
 ) -> Rows:
-    """Lay examples into arrays of a fixed shape: B = `num_rows`, T = `row_length`, N = `num_examples`.
+    """Write examples into arrays of a fixed shape: B = `num_rows`, T = `row_length`, N = `num_examples`.
 
-    Rows and examples beyond those given are padding; a padding example points at token 0. Raises
-    `ValueError` for an assignment that does not fit.
+    `assignment` holds the examples of each row, as `assign` returns them. Rows and examples beyond those given are
+    padding, and a padding example points at token 0. Raises `ValueError` if the assignment does not fit into the rows.
     """
     placed = list(itertools.chain.from_iterable(assignment))
     chosen = [examples[i] for i in placed]
@@ -101,8 +100,8 @@ def pack(
     counts = np.fromiter(map(len, assignment), np.int64, len(assignment))
     lengths = np.fromiter((len(tokens.input_ids) for tokens in chosen), np.int64, len(chosen))
     ends = np.cumsum(lengths)
-    starts = ends - lengths  # with all examples laid in one line, without gaps
-    firsts = np.cumsum(counts) - counts  # of each row, its first example's place in `order`
+    starts = ends - lengths  # in a concatenation of all examples, without gaps
+    firsts = np.cumsum(counts) - counts  # the index in `order` of each row's first example
     row = np.repeat(np.arange(len(counts)), counts)
     before_row = np.append(starts, 0)[firsts][row]
     if len(counts) > num_rows or (ends - before_row > row_length).any():
@@ -127,11 +126,12 @@ def pack(
 def prediction_batches(examples: Sequence[Tokens], *, batch_tokens: int) -> Iterator[tuple[Rows, list[int]]]:
     """Pack all examples into batches of at most `batch_tokens` tokens, each example once.
 
-    Yields rows and the indices of the examples in them; row slots past those are padding. Row
-    lengths and row counts are powers of two, so that the shapes that occur, and with them the
-    compilations, are few whatever the texts.
+    Yields rows and the indices of the examples in them. Slots of `first_tokens` past these examples are padding. A
+    batch has at least one row, even if the row is longer than `batch_tokens`. Row lengths are powers of two, and so are
+    row counts if `batch_tokens` is one. So there are few different shapes, and few compilations, whatever the texts.
     """
     by_length: dict[int, list[int]] = {}
+    shortest = min((len(tokens.input_ids) for tokens in examples), default=0)
     for index, tokens in enumerate(examples):
         row_length = max(64, _power_of_two(len(tokens.input_ids)))
         by_length.setdefault(row_length, []).append(index)
@@ -144,8 +144,8 @@ def prediction_batches(examples: Sequence[Tokens], *, batch_tokens: int) -> Iter
             members = [indices[i] for row in chunk for i in row]
             places = iter(range(len(members)))
             assignment = [[next(places) for _ in row] for row in chunk]
-            # [CLS] [SEP] is the shortest example there is, so half the tokens bounds their number.
-            slots = num_rows * row_length // 2
+            # Half as many slots as tokens are enough, unless an example is one token: some tokenizers add only [CLS].
+            slots = num_rows * row_length // (2 if shortest > 1 else 1)
             packed = pack([examples[i] for i in members], assignment, row_length, num_rows, slots)
             yield packed, members
 

@@ -1,4 +1,4 @@
-"""Named arrays to a model, and a model to named arrays."""
+"""Conversion of named arrays to a model, and of a model to named arrays."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 def name_of(path: tuple[Any, ...]) -> str:
-    """The checkpoint's name for a parameter at an NNX path: dotted, without a leading `bert`."""
+    """Return the checkpoint name of the parameter at an NNX path: joined by dots, without a leading `bert`."""
     return ".".join(str(part) for part in (path[1:] if path[0] == "bert" else path))
 
 
 def depth_of(name: str) -> float:
-    """How far up a parameter is: 0 in the embeddings, 1 in the first layer, and infinity in the heads."""
+    """Return the depth of a parameter: 0 in the embeddings, 1 in the first layer, infinity in the pooler and heads."""
     part, *rest = name.split(".")
     return 0.0 if part == "embeddings" else int(rest[1]) + 1.0 if part == "encoder" else math.inf
 
@@ -31,10 +31,10 @@ def depth_of(name: str) -> float:
 def build(
     config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32", **settings: Any
 ) -> SequenceClassifier | Model:
-    """A model of this config with float32 copies of exactly these parameters.
+    """Return a model of this config whose parameters are those of `tensors`, in float32.
 
-    `settings` are the model's own (`precision`, `attention`, `remat`). Raises `KeyError` for a parameter that
-    `tensors` lacks, and `UserError` for a dtype or a precision that there is not.
+    `settings` are keyword arguments of the model (`precision`, `attention`, `remat`, `frozen`). Raises `KeyError` for
+    a parameter that is not in `tensors`, and `UserError` for an unknown dtype or precision.
     """
     if config.architecture == CLASSIFIER:
         return build_classifier(config, tensors, dtype, **settings)
@@ -44,25 +44,31 @@ def build(
 def build_classifier(
     config: BertConfig, tensors: Mapping[str, np.ndarray | jax.Array], dtype: Any = "float32", **settings: Any
 ) -> SequenceClassifier:
-    """`build` for a config known to be a classifier's."""
+    """Return the model that `build` returns, for a config that is known to be a classifier's."""
     return _filled(lambda: SequenceClassifier(config, dtype=_known(dtype), rngs=_NoKeys(), **settings), tensors)
 
 
 def _known(dtype: Any) -> jnp.dtype:
-    """A dtype that products are computed in, from its name or a type of JAX's or numpy's."""
+    """Return the dtype of matrix products from its name, or from a type of JAX or numpy.
+
+    Raises `UserError` for a dtype that is not one of the choices of `--dtype`.
+    """
     try:
         name = jnp.dtype(dtype).name
     except TypeError:
-        name = dtype  # which numpy does not know
+        name = dtype  # numpy does not know this dtype; `check_choice` raises the error
     check_choice("--dtype", name, PRODUCTS["--dtype"]["choices"])
     return jnp.dtype(name)
 
 
 class _NoKeys(nnx.Rngs):
-    """For a model whose parameters a checkpoint fills: initial values need no keys, which take a while to trace."""
+    """A stand-in for random keys, for a model whose parameters come from a checkpoint.
+
+    Initial values of such a model need no random keys, which take a while to trace.
+    """
 
     def params(self) -> None:
-        """In place of a key (`bert_jax.attention.initial`)."""
+        """Return None in place of a key, for `bert_jax.attention.initial`."""
 
 
 def _filled(make: Callable[[], M], tensors: Mapping[str, np.ndarray | jax.Array]) -> M:
@@ -75,5 +81,5 @@ def _filled(make: Callable[[], M], tensors: Mapping[str, np.ndarray | jax.Array]
 
 
 def named_arrays(state: nnx.State) -> dict[str, Any]:
-    """The arrays of a state split from a model, under the checkpoint's names, still on the device."""
+    """Return the arrays of a state that was split from a model, by checkpoint name; the arrays stay on the device."""
     return {name_of(path): variable[...] for path, variable in nnx.to_flat_state(state)}

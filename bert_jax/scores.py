@@ -1,4 +1,4 @@
-"""From logits to scores, and from scores to the labels that hold; no part of it needs JAX."""
+"""Scores from logits, and the threshold of scores from which a label is predicted. This module does not need JAX."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,15 @@ from bert_jax.config import MULTI_LABEL, REGRESSION
 from bert_jax.errors import UserError
 
 HALF = 0.5
-"""The probability from which on a label holds, of a model that says nothing else."""
+"""The default threshold: the probability from which a label is predicted, if the checkpoint gives no threshold."""
 
 
 def scores_of(logits: Float[np.ndarray, "N C"], task: str) -> Float[np.ndarray, "N C"]:
-    """What logits say: probabilities that sum to 1, probabilities each for itself, or the numbers themselves."""
+    """Return the scores of logits for `task`, a `problem_type`.
+
+    Single-label scores are probabilities that sum to 1 (softmax). Multi-label scores are an independent probability
+    for each label (sigmoid). Regression scores are the logits themselves.
+    """
     if task == REGRESSION:
         return logits
     if task == MULTI_LABEL:
@@ -24,9 +28,10 @@ def scores_of(logits: Float[np.ndarray, "N C"], task: str) -> Float[np.ndarray, 
 
 
 def threshold_of(metadata: Mapping[str, str]) -> float:
-    """From which probability on each of several labels holds, as a checkpoint's metadata say.
+    """Return the probability from which a label is predicted in multi-label classification.
 
-    Raises `UserError` where they say something else than a number between 0 and 1.
+    The threshold comes from a checkpoint's metadata; without one there, it is `HALF`. Raises `UserError` if the
+    metadata's threshold is not a number between 0 and 1, both excluded.
     """
     said = metadata.get("threshold", str(HALF))
     try:
