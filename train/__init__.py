@@ -1,4 +1,4 @@
-"""Fine-tuning: labelled texts in, a run directory with the best model out."""
+"""Fine-tune a model on labelled texts, and write a run directory with the best model."""
 
 import os
 import sys
@@ -11,18 +11,20 @@ if TYPE_CHECKING:
 
 
 def fine_tune(data: Any, *, quiet: bool = False, **options: Any) -> "dict[str, Metrics]":
-    """Do what `python -m train` does, from Python: the metrics of the best model on dev and test.
+    """Fine-tune as `python -m train` does, and return the metrics of the best model on dev and test.
 
-    `data` is what `--data` takes, or a table to hold some of it out for dev, or tables by split, under the names
-    train, dev and test: lists of (text, label) or (text, pair, label) or of dictionaries, pandas frames, or tables
-    of `datasets`. `options` are the command's, with underscores (`train.config.TrainConfig`), and are checked alike;
-    `out` is asked for where the data has no name. With `inspect`, what is understood of the data is printed, and no
-    metrics are returned. A run that is finished there is not done again. Raises `UserError`.
+    `data` is what `--data` takes, a table, or a dictionary of tables by split, with the names train, dev and test. A
+    share of a single table is held out for dev. A table is a list of (text, label) or (text, pair, label), a list of
+    dictionaries, a pandas frame, or a table of `datasets`. `options` are the options of the command, with underscores
+    (`train.config.TrainConfig`) and with the same checks. `out` is required for tables, unless `inspect` is set.
+    With `inspect`, the preview of the data is printed, and no metrics are returned. A finished run is not repeated: its
+    metrics are returned. Raises `UserError` if options or data are wrong.
 
-    Ctrl-C, or a notebook's stop button, raises `KeyboardInterrupt` once the step in hand is saved; the same call goes
-    on from there. The process stays the caller's: signal handlers, hooks, log levels and JAX's settings are afterwards
-    what they were. So there is no compilation cache but the caller's own (`bert_jax.compilation.use_cache`), and the
-    options for several processes, which may have to be ended, are for the command.
+    Ctrl-C, or the stop button of a notebook, raises `KeyboardInterrupt` after the current step is saved. The same call
+    then resumes the run from that step. The process belongs to the caller, so signal handlers, hooks, log levels and
+    the settings of JAX are the same after the call as before. The call therefore sets no compilation cache, and only
+    the caller's own is used (`bert_jax.compilation.use_cache`). The options for several processes are for the command
+    only, because such processes may have to be ended.
     """
     from rich.console import Console
 
@@ -34,7 +36,7 @@ def fine_tune(data: Any, *, quiet: bool = False, **options: Any) -> "dict[str, M
     if config.inspect and quiet:
         raise UserError("inspect prints what is understood of the data, and quiet prints nothing; leave one out")
     tables = None if _is_named(data) else data if isinstance(data, Mapping) and "train" in data else {"train": data}
-    terminal = sys.stdout is not None and sys.stdout.isatty()  # a notebook, too, gets plain lines
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # a notebook also gets plain lines
     console = Console(highlight=False, markup=False, quiet=quiet, force_jupyter=False, force_terminal=terminal)
     prepared, finished, best = open_run(config, tables)
     console.print(finished or prepared.describe(), soft_wrap=True)
@@ -59,7 +61,7 @@ def _is_named(data: Any) -> bool:
 
 
 def _config(data: Any, options: Mapping[str, Any]) -> "TrainConfig":
-    """The options of a call; `UserError` for those that there are not, or that cannot be honoured from Python."""
+    """Return the options of a call. Raises `UserError` for unknown options, and for options that need the command."""
     import dataclasses
 
     from bert_jax.command import nearest

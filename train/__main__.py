@@ -1,4 +1,4 @@
-"""`python -m train`: fine-tune a checkpoint; without arguments, MiniLM on the bundled reviews."""
+"""`python -m train`: fine-tune a checkpoint. Without arguments, fine-tune MiniLM on the bundled reviews."""
 
 import sys
 
@@ -10,7 +10,7 @@ from .config import parse
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check everything that can be checked without JAX, then train."""
+    """Check everything that can be checked without JAX, then train. Return the exit code."""
     config = parse(argv)
     from .run.opening import open_run
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     from .run.watchdog import Watchdog
     from .step import hosts
 
-    silence()  # for good: what is to be silent may come as late as the process's end
+    silence()  # never undone: the messages that it hides may come as late as the end of the process
     compilation.use_cache()
     hosts.join(config)
     try:
@@ -48,6 +48,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if "--inspect" not in sys.argv:  # which takes no step
+    if "--inspect" not in sys.argv:  # --inspect takes no step
         keep_freed_memory()
     run(main)

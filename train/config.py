@@ -1,4 +1,4 @@
-"""Every option of a training run; the command line is made from it."""
+"""All options of a training run. The command line is built from them."""
 
 import dataclasses
 import functools
@@ -19,25 +19,28 @@ from .options import argument, flag, number_or_word, taken
 from .options import option as _option
 
 BEST = "best"
-"""The threshold to be found on dev."""
+"""Value of `threshold` for the best threshold on dev."""
 
 DEMO = Path(__file__).parent / "demo"
-"""The bundled reviews."""
+"""Directory of the bundled reviews."""
 
 IN_MEMORY = "tables in memory"
-"""What `data` says where Python gave tables in place of a name."""
+"""Value of `data` if tables were given from Python in place of a name."""
 
 
 MODEL, DATA, TASK, LENGTH = "model", "data", "task", "length of texts"
 RECIPE, RUN, DEVICES, HOSTS = "recipe", "run", "devices and memory", "several hosts"
 
 _free = functools.partial(_option, may_change=True)
-"""An option that may change when a run goes on: it changes no result, says how long, or is compared by contents."""
+"""Define an option that may change when a run is resumed.
+
+Such an option changes no result, sets how long the run is, or names something that is compared by its contents.
+"""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run depends on; validated on construction (`UserError` names the option)."""
+    """Options of a run, validated on construction (`UserError` names the option)."""
 
     model: str = _free(
         MODEL,
@@ -203,7 +206,7 @@ class TrainConfig:
 
     @property
     def run_directory(self) -> Path:
-        """Where the run is written."""
+        """Directory that the run is written to."""
         if self.out is not None:
             return Path(self.out)
         path = Path(self.data).resolve()
@@ -211,7 +214,7 @@ class TrainConfig:
 
     @property
     def checkpoint_interval(self) -> tuple[float, float]:
-        """Steps, and seconds, after which the run is saved; one of them is infinite."""
+        """Number of steps, and of seconds, after which the run is saved. One of the two is infinite."""
         number = int(self.checkpoint_every.removesuffix("m"))
         return (math.inf, 60.0 * number) if self.checkpoint_every.endswith("m") else (number, math.inf)
 
@@ -233,7 +236,7 @@ class TrainConfig:
 
 
 def parse(argv: list[str] | None = None) -> TrainConfig:
-    """The command line as a `TrainConfig`; an option that is not a field of it is an error."""
+    """Return the command line as a `TrainConfig`. Raises `UserError` for an option that is not one of its fields."""
     parser = Parser(
         prog="python -m train",
         description="Fine-tune BERT: classes, several labels a text, or a number; texts or pairs of texts. On a CPU "

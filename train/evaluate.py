@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled texts: figures with confidence intervals, calibration, the worst mistakes, a report."""
+"""Evaluate a model on labelled texts: metrics with confidence intervals, calibration, worst mistakes, and a report."""
 
 import datetime
 import sys
@@ -134,7 +134,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def seen_before(sha256: str, record: Mapping[str, Any]) -> str:
-    """What to say of data of this hash, where the run of `record` (run.json) has seen it; empty where it has not."""
+    """Return a warning if the run of `record` (run.json) trained, or chose its best model, on data with this SHA-256.
+
+    Return an empty string if the run has not seen the data.
+    """
     there = [name for name, before in split_hashes(record).items() if before == sha256]
     if "train" in there:
         return "the model was trained on this very data: these figures say little of other texts"

@@ -1,4 +1,4 @@
-"""A guest's manners, where another library would change what belongs to the whole process."""
+"""Undo what other libraries change in the whole process."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def as_found(*variables: str) -> Iterator[None]:
-    """Put back these environment variables, and leave it to the process how it will start others."""
+    """Restore these environment variables, and the start method of `multiprocessing`, at the end of the block."""
     before = {name: os.environ.get(name) for name in variables}
     method = multiprocessing.get_start_method(allow_none=True)
     try:

@@ -1,4 +1,4 @@
-"""What an evaluation measures, by task, from logits and targets alone."""
+"""Metrics of each task, computed from logits and targets alone."""
 
 from typing import Any
 
@@ -9,26 +9,29 @@ from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.scores import HALF, scores_of
 
 TASKS = {"single-label": SINGLE_LABEL, "multi-label": MULTI_LABEL, "regression": REGRESSION}
-"""What `--task` says, and `problem_type` in a config."""
+"""Map from the values of `--task` to those of `problem_type` in a config."""
 
 TASK_NAMES = {kind: name for name, kind in TASKS.items()}
-"""The same the other way."""
+"""Map from the values of `problem_type` to those of `--task`."""
 
 METRICS = {
     SINGLE_LABEL: ("accuracy", "macro_f1", "mcc", "loss"),
     MULTI_LABEL: ("macro_f1", "micro_f1", "map", "exact_match", "loss"),
     REGRESSION: ("spearman", "pearson", "mse", "loss"),
 }
-"""The figures of each task, the one a best model is chosen by first."""
+"""Names of the metrics of each task. By default, the first one chooses the best model."""
 
 ALL_METRICS = tuple(dict.fromkeys(name for names in METRICS.values() for name in names))
 
 SMALLER_IS_BETTER = frozenset({"loss", "mse"})
 
 Metrics = dict[str, Any]
-"""`examples`, the task's figures, and where there are classes `f1` of each, in order of label id, and for single
-labels `confusion`: confusion[i][j] counts examples of class i predicted as j. JSON as it stands; of single labels
-the F1 of a class that is neither in the targets nor predicted is None. Of several labels there is the `threshold`."""
+"""The number of `examples` and the metrics of the task, ready to be written as JSON.
+
+For single and several labels, `f1` is the F1 of each label, in order of label id. For single labels, the F1 of a class
+that is neither in the targets nor predicted is None, and `confusion[i][j]` counts the examples of class i that are
+predicted as j. For several labels, `threshold` is the probability from which a label is predicted.
+"""
 
 
 def measure(
@@ -39,12 +42,13 @@ def measure(
     threshold: float = HALF,
     undefined: float = 0.0,
 ) -> Metrics:
-    """The metrics of a task (a `problem_type`): loss as trained on but without weights or smoothing.
+    """Return the metrics of a task (a `problem_type`).
 
-    `targets` are class ids (N) for single labels, else (N, C): 1 for each label that holds, or numbers. Each of
-    several labels is predicted from the probability `threshold` on. `undefined` stands for what these examples do not
-    define: a correlation where one side is constant, F1 of a label that is neither held nor predicted, average
-    precision of one that is not held. 0 is as in scikit-learn; nan is left out of means.
+    The loss is the training loss without class weights and label smoothing. `targets` are class ids (N) for single
+    labels, else (N, C): 1 for each label that an example has, or numbers. Each of several labels is predicted from the
+    probability `threshold` on. `undefined` is the value of what these examples do not define: a correlation with a
+    constant side, the F1 of a label that is neither in the targets nor predicted, and the average precision of a label
+    that is not in the targets. The value 0 is as in scikit-learn, and nan is left out of means.
     """
     numbers = logits.astype(np.float64)
     if task == MULTI_LABEL:
@@ -55,9 +59,9 @@ def measure(
 
 
 def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, " N"], undefined: float) -> Metrics:
-    """Loss in nats, accuracy, mean F1, Matthews' correlation.
+    """Return the loss in nats, the accuracy, the mean F1 and Matthews' correlation coefficient.
 
-    The mean is over the classes that are in the targets or predicted, as scikit-learn's macro average.
+    The mean F1 is over the classes that are in the targets or predicted, as in scikit-learn's macro average.
     """
     classes = logits.shape[1]
     peak = logits.max(axis=1, keepdims=True)
@@ -68,7 +72,7 @@ def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "
     right, true, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     f1 = _f1(right, true, said, np.nan)
     n = len(targets)
-    # Gorodkin's R_K; of two classes it is Matthews' correlation.
+    # Gorodkin's R_K, which is Matthews' correlation for two classes.
     spread = np.sqrt(float(n**2 - (true**2).sum()) * float(n**2 - (said**2).sum()))
     mcc = float(right.sum() * n - (true * said).sum()) / spread if spread else undefined
     return {
@@ -84,10 +88,11 @@ def single_label(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "
 def multi_label(
     logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], threshold: float, undefined: float
 ) -> Metrics:
-    """Mean binary loss in nats; F1 of each label at the threshold and its means; mean average precision.
+    """Return the mean binary loss in nats, the F1 of each label at the threshold and its means, and the mean AP.
 
-    Average precision is the mean, over a label's examples, of the precision among all examples that score at
-    least as high. A label that no example has counts in both means, as 0: all this is scikit-learn's definition.
+    The average precision (AP) of a label is the mean, over the examples with the label, of the precision among all
+    examples that score at least as high. If `undefined` is 0, a label without examples counts as 0 in both the macro F1
+    and the mean AP. These are the definitions of scikit-learn. The share of exact matches is returned too.
     """
     held = targets > 0.5
     loss = np.mean(np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits))))
@@ -110,7 +115,10 @@ def multi_label(
 
 
 def best_threshold(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], metric: str) -> float:
-    """The threshold of the best macro F1, or micro F1 if that is the `metric`: of 0.01 to 0.99, the nearest to 0.5."""
+    """Return the threshold with the best macro F1, or with the best micro F1 if `metric` is `micro_f1`.
+
+    The thresholds are 0.01, 0.02 to 0.99. Of several best thresholds, the one nearest to 0.5 is returned.
+    """
     held, scores = targets > 0.5, scores_of(logits.astype(np.float64), MULTI_LABEL)
 
     def quality(threshold: float) -> float:
@@ -123,7 +131,7 @@ def best_threshold(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray,
 
 
 def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], undefined: float) -> Metrics:
-    """Mean squared error, and correlations of Pearson and, by ranks, Spearman."""
+    """Return the mean squared error, which is also the loss, and the correlations of Pearson and Spearman."""
     said, true = logits.ravel(), targets.ravel().astype(np.float64)
     mse = float(np.mean((said - true) ** 2))
     return {
@@ -135,7 +143,7 @@ def regression(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N 
 
 
 def better(name: str, new: float, old: float | None) -> bool:
-    """Whether a value of this metric is better than the best so far."""
+    """Return whether a value of this metric is better than `old`, the best so far. Any value is better than None."""
     return old is None or (new < old if name in SMALLER_IS_BETTER else new > old)
 
 
@@ -150,7 +158,7 @@ def _micro(right: np.ndarray, true: np.ndarray, said: np.ndarray, undefined: flo
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of what is defined; nan if nothing is."""
+    """Return the mean of the values that are not nan, or nan if all of them are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan
 
@@ -158,14 +166,14 @@ def _mean(values: np.ndarray) -> float:
 def _average_precision(scores: np.ndarray, held: np.ndarray) -> float:
     order = np.argsort(-scores, kind="stable")
     scores, held = scores[order], held[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each group of equal scores
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last place of each group of equal scores
     right = np.cumsum(held)[last]
     gained = np.diff(right, prepend=0)
     return float((gained * right / (last + 1)).sum() / right[-1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of theirs."""
+    """Return the ranks of values, from 0. Equal values get the mean of their ranks."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts + 1) / 2)[group]
 

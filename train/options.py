@@ -1,4 +1,4 @@
-"""One option of a run: a field of `TrainConfig` that says what it takes, and whether it may change meanwhile."""
+"""An option of a run as a field of `TrainConfig`: its type, its help, and whether it may change on resuming."""
 
 import os
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from bert_jax.errors import UserError
 from convert.huggingface import label_names
 
 _OURS = ("group", "type", "may_change", "may_differ")
-"""What a field says that `add_argument` does not take."""
+"""Metadata of a field that are not arguments of `add_argument`."""
 
 _SHOWN = 100
-"""Characters of a wrong value that a message shows."""
+"""Number of characters of a wrong value that a message shows."""
 
 
 def option(
@@ -29,26 +29,27 @@ def option(
     may_differ: bool = False,
     **more: Any,
 ) -> Any:
-    """A field for an option of type `kind` (a key of `_KINDS`), in this group of the help.
+    """Return a dataclass field for an option of type `kind` (a key of `_KINDS`), in this group of the help.
 
-    `may_change` says that a run goes on with another value of it: the results stay those of the run, or the option is
-    there to lead to others (`epochs`). `may_differ` says that the processes of a run may have values of their own: only
-    the first one writes, and what was read is compared itself. `more` is what `add_argument` takes.
+    `may_change` means that a run can be resumed with another value of the option. Either the results stay the same, or
+    the purpose of the option is to change them (`epochs`). `may_differ` means that the processes of a run may have
+    different values. This is safe because only the first process writes, and the contents that were read are compared
+    themselves. `more` are arguments of `add_argument`.
     """
     ours = {"group": group, "type": kind, "may_change": may_change, "may_differ": may_differ}
     return field(default=default, metadata={"help": help, **ours, **more})
 
 
 def flag(name: str) -> str:
-    """An option's name as the command line has it, and as messages say it."""
+    """Return the name of an option as it is written on the command line and in messages."""
     return f"--{name.replace('_', '-')}"
 
 
 def taken(one: Field[Any], value: Any) -> Any:
-    """`value` as the option keeps it, whether a command line gave it or Python.
+    """Return a value, from a command line or from Python, in the type of the option.
 
-    None is taken where it is the default. Raises `UserError` for a value of another type, or that is none of the
-    choices.
+    None is allowed if it is the default. Raises `UserError` for a value of another type, or a value that is not one of
+    the choices.
     """
     if value is None and one.default is None:
         return None
@@ -65,7 +66,7 @@ def taken(one: Field[Any], value: Any) -> Any:
 
 
 def argument(one: Field[Any]) -> dict[str, Any]:
-    """What `add_argument` takes for an option: its types and choices are those that `taken` checks."""
+    """Return the arguments of `add_argument` for an option. `taken` checks the same types and choices."""
     settings = {name: value for name, value in one.metadata.items() if name not in _OURS}
     kind = one.metadata["type"]
     how = {"action": "store_true"} if kind is bool else {"type": _reader(kind)}
@@ -73,7 +74,10 @@ def argument(one: Field[Any]) -> dict[str, Any]:
 
 
 def _reader(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Text to a value of this kind; a text that is none stays as it is, for `taken` to refuse."""
+    """Return a function that converts text to a value of this kind.
+
+    The function returns text that is not of this kind unchanged, and `taken` then raises an error.
+    """
 
     def read(text: str) -> Any:
         try:
@@ -87,7 +91,7 @@ def _reader(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 def _text(value: Any) -> str | None:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, Integral) and not isinstance(value, bool):  # 100 steps, or a column's number
+    if isinstance(value, Integral) and not isinstance(value, bool):  # such as 100 steps, or the number of a column
         value = int(value)
         return str(value)
     return str(value) if isinstance(value, str) else None
@@ -102,7 +106,10 @@ def _number(value: Any) -> float | None:
 
 
 def number_or_word(value: Any) -> float | str | None:
-    """A number, also as text, or else the text: the kind of an option that takes a number or a word."""
+    """Return a number, also from text, or the text if it is not a number. Return None for a value of another type.
+
+    This function is the kind of an option that takes a number or a word.
+    """
     if not isinstance(value, str):
         return _number(value)
     try:
@@ -131,4 +138,7 @@ _KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     number_or_word: (number_or_word, "a number or a word"),
     label_names: (_names, "names that differ, like negative,positive"),
 }
-"""Of each kind of option, how a value is taken (None: it is not of the kind), and the words for what is expected."""
+"""For each kind of option, a function that converts a value, and the words for what is expected.
+
+The function returns None for a value that is not of the kind.
+"""

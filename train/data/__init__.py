@@ -1,1 +1,4 @@
-"""From files, tables and the hub to examples and targets: read, check, describe, tokenise. None of it needs JAX."""
+"""Labelled data from files, tables or the hub, turned into examples and targets.
+
+The modules read, check, describe and tokenise the data. None of them needs JAX.
+"""

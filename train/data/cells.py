@@ -1,4 +1,4 @@
-"""What cells of a table in memory hold: values of Python's own, and bytes for their hash."""
+"""Convert the cells of a table in memory to plain Python values, and to bytes for a hash."""
 
 import datetime
 import json
@@ -12,18 +12,21 @@ from uuid import UUID
 import numpy as np
 
 _ATOMS = (bytes, bytearray, complex, range, Decimal, Fraction, PurePath, UUID, np.generic)
-_ATOMS += (datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)  # pandas' Timestamp, Timedelta, NaT, too
+_ATOMS += (datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)  # and pandas' Timestamp, Timedelta, NaT
 _OF_PANDAS = ("NAType", "Period")
-"""Kinds of values, besides those of JSON, whose `repr` says all of them."""
+"""Types outside JSON whose `repr` shows the whole value: `_ATOMS`, and by class name `_OF_PANDAS`."""
 
 
 def plain(value: Any) -> Any:
-    """A value as Python's own, also inside lists, where it was one of numpy, pandas, torch or JAX."""
+    """Convert a value of numpy, pandas, torch or JAX to plain Python, also inside lists, tuples and mappings.
+
+    Any other value is returned unchanged.
+    """
     if type(value) in (str, int, float, bool, type(None)):
         return value
     if hasattr(value, "tolist"):
         found = value.tolist()
-        return value if type(found) is type(value) else plain(found)  # numpy's longdouble has no like in Python
+        return value if type(found) is type(value) else plain(found)  # Python has no type for numpy's longdouble
     if isinstance(value, list | tuple):
         return (list if isinstance(value, list) else tuple)(map(plain, value))
     if isinstance(value, Mapping):
@@ -32,13 +35,13 @@ def plain(value: Any) -> Any:
 
 
 def content(record: Mapping[str, Any]) -> bytes:
-    """Bytes that differ where records of plain values do, whatever the order of columns.
+    """Return bytes that differ if two records of plain values differ. The order of columns does not matter.
 
-    Raises `ValueError`, with the column, for a value that cannot be told from another one of its kind.
+    Raises `ValueError` with the column for a value of a type whose values cannot be told apart.
     """
     try:
         return json.dumps(record, sort_keys=True).encode()
-    except TypeError:  # there is more in it than JSON says
+    except TypeError:  # a value has a type that JSON lacks
         parts = [f"{json.dumps(name)}:{_said(name, record[name])}" for name in sorted(record)]
         return b"\0" + ",".join(parts).encode()
 

@@ -1,4 +1,4 @@
-"""Which columns of a table hold the texts and the labels, and what a label is, by name and by what is in them."""
+"""Find the text and label columns of a table by their names and values, and read the labels."""
 
 import ast
 import contextlib
@@ -23,24 +23,27 @@ from bert_jax.text_columns import (
 
 _PART = r"(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|True|False|\.\.\.)"
 _NUMPYS = re.compile(rf"\[\s*{_PART}(?:\s+{_PART})*\s*\]")
-"""A list of numbers as numpy prints it, without commas; a long one has `...` for what is left out."""
+"""A list of numbers or booleans as numpy prints it: without commas, and with `...` in place of omitted numbers."""
 
 _FRACTION = re.compile(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*")
 
 
 class Columns(NamedTuple):
-    """The columns of a table that are read; several of labels hold 0 or 1 each."""
+    """Names of the table columns to read: the text, the second text of a pair (or None), and the labels.
+
+    If there are several label columns, each of them holds 0 or 1.
+    """
 
     text: str
     pair: str | None
     labels: tuple[str, ...]
 
     def all(self) -> list[str]:
-        """Their names."""
+        """Return the names of all columns to read."""
         return [self.text, *([self.pair] if self.pair else []), *self.labels]
 
     def describe(self) -> str:
-        """In words."""
+        """Return the columns in words."""
         pair = f" and {self.pair}" if self.pair else ""
         return f"text in {self.text}{pair}, label in {', '.join(self.labels)}"
 
@@ -48,7 +51,12 @@ class Columns(NamedTuple):
 def find(
     where: object, sample: Sequence[dict[str, Any]], text: str | None, pair: str | None, label: str | None
 ) -> Columns:
-    """The columns given, or found by their names, or by what a few records hold; `UserError` where neither says."""
+    """Return the columns that are given, and find the others by their names or by the values in `sample`.
+
+    `sample` is a few records. `label` may be several names with commas between them. The second text of a pair is
+    looked for only if `text` is None. Raises `UserError` if a given column does not exist, or if names and values do
+    not show which column is meant.
+    """
     columns = list(sample[0])
     if text is None and label is None:
         check_header(where, sample)
@@ -67,7 +75,11 @@ def find(
 
 
 def task_of(sample: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
-    """What a table's labels look like: several of them, numbers (half are written as fractions), or one."""
+    """Return the task (a `problem_type`) that the labels of a few records suggest.
+
+    Several label columns, or lists in at least half of the records, mean several labels a text. Fractions in at least
+    half of the records, not all of them whole numbers, mean a regression. Anything else means one label a text.
+    """
     if len(labels) > 1:
         return MULTI_LABEL
     values = [record.get(labels[0]) for record in sample]
@@ -83,26 +95,40 @@ def task_of(sample: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
 
 
 def has_labels(record: dict[str, Any], columns: Columns, others: Collection[str]) -> bool:
-    """Whether a record has the label columns of the training set, or one of a usual name, which is none of `others`."""
+    """Return whether a record has labels.
+
+    It has labels if it has all label columns of the training set, or a column with a usual label name that is not one
+    of `others`, the columns of the training set.
+    """
     new = {name.lower() for name in record if name not in others}
     return all(name in record for name in columns.labels) or bool(new & set(LABELS))
 
 
 def late_pair(record: Collection[str], columns: Columns) -> str | None:
-    """The column that holds the second text by its name, of a record whose first text stands alone in others."""
+    """Return the column name in `record` that usually holds the second text beside a text in `columns.text`, or None.
+
+    The function finds a pair in a record that comes after records with single texts.
+    """
     seconds = {other for one, other in PAIRS if one == columns.text.lower()}
     return next((name for name in record if name.lower() in seconds), None)
 
 
 def split_of(record: dict[str, Any], columns: Columns) -> str | None:
-    """What a column `split` says, where there is one that is neither text nor label."""
+    """Return the value of the column `split` in lower case, without spaces around it, or None.
+
+    None means that the record has no such column, that the column is the text or a label, or that its value is not a
+    string.
+    """
     name = next((name for name in record if name.lower() == "split" and name not in columns.all()), None)
     value = record[name] if name else None
     return value.strip().lower() if isinstance(value, str) else None
 
 
 def label_of(task: str, record: dict[str, Any], columns: Sequence[str], separator: str) -> Any:
-    """A record's label, as `Row.label` has it; `ValueError` says what is wrong with it."""
+    """Return a record's label in the form of `Row.label`.
+
+    Raises `ValueError` that says what is wrong with the label.
+    """
     if len(columns) > 1:
         return tuple(name for name in columns if _flag(name, record[name]))
     (name,) = columns
@@ -127,7 +153,7 @@ def _label(where: object, columns: list[str], sample: Sequence[dict[str, Any]]) 
 
 
 def _is_labels(values: list[Any]) -> bool:
-    """Whether values repeat, as names and numbers of classes do, or are lists of such."""
+    """Return whether all values are lists, or values repeat as the names and numbers of classes do."""
     if all(isinstance(value, list) for value in values):
         return True
     if not all(isinstance(value, int | float | str) for value in values):
@@ -137,14 +163,17 @@ def _is_labels(values: list[Any]) -> bool:
 
 
 def _is_flag(value: Any) -> bool:
-    """True and False, and 0.0 and 1.0: numbers of a list with one for each label, and never ids."""
+    """Return whether a value is True, False, 0.0 or 1.0.
+
+    Such a value in a list is an entry for one label, and never an id.
+    """
     return isinstance(value, bool) or (isinstance(value, float) and value in (0.0, 1.0))
 
 
 def _listed(name: str, value: Any) -> Sequence[Any] | None:
-    """A list, also one that a cell such as "[1, 0]", "[1 0]", "(1, 0)" or "['a', 'b']" spells out; or None.
+    """Return a list or tuple, also parsed from a cell such as "[1, 0]", "[1 0]", "(1, 0)" or "['a', 'b']", or None.
 
-    Raises `ValueError` where square brackets hold something else.
+    None means that the value is not a list. Raises `ValueError` if the content of square brackets is not a list.
     """
     if isinstance(value, list | tuple):
         return value
@@ -187,7 +216,7 @@ def _number(name: str, value: Any) -> float:
 def _parts(name: str, value: Any, separator: str) -> Sequence[Any]:
     if (found := _listed(name, value)) is not None:
         if isinstance(value, str) and "," not in value and value.count("'") + value.count('"') > 2:
-            # numpy's lists, which Python would run together
+            # numpy prints no commas, and Python joins adjacent strings into one
             raise ValueError(f"{name} is {shown(value)}, expected commas between names")
         if ... in found:
             raise ValueError(f"{name} is {shown(value)}, a list that was cut; expected all of it")

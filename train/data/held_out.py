@@ -1,4 +1,4 @@
-"""A dev split held out of the training rows: of each class its share, equal texts on one side."""
+"""Hold out a dev split from the training rows, stratified by class, with equal texts in one split."""
 
 import random
 from collections import Counter
@@ -10,10 +10,12 @@ from .rows import Row, Split
 
 
 def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
-    """Hold out a share of the rows for dev: of each class, or range of numbers, about the same share.
+    """Divide the rows into train and dev, and hold out about `fraction` of them for dev.
 
-    Rows with the same text, or pair, stay on one side, unless each class has one text alone. A class of one text stays
-    in train, and one of two or more is on both sides.
+    Each class, or each range of numbers, loses about the same share. Rows with the same text, or the same pair of
+    texts, stay in one split, unless each class has only one text or all texts are equal. Of single labels, a class
+    with two or more texts is in both splits, and a class with one text stays in train, unless dev would be empty. The
+    same seed gives the same splits. Raises `UserError` for fewer than two rows.
     """
     count = len(split.rows)
     if count < 2:
@@ -27,7 +29,7 @@ def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
     generator = random.Random(seed)
     generator.shuffle(groups)
     groups.sort(key=lambda rows: _order(rows[0].label))
-    # Along this order, rows go to dev at even steps.
+    # Dev gets rows at even steps of this order, and so its share of each class or range of numbers.
     wanted, first = min(max(1, round(count * fraction)), count - 1), generator.random()
     train: list[list[Row]] = []
     dev: list[list[Row]] = []
@@ -57,7 +59,7 @@ def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
 
 
 def _share(giving: list[list[Row]], taking: list[list[Row]]) -> None:
-    """Move a group of rows of each class of which one side has several and the other none."""
+    """Move one group of rows of each class that has several groups in `giving` and none in `taking`."""
     known, counts = _classes(taking), _classes(giving)
     for rows in list(giving):
         label = _order(rows[0].label)
@@ -68,10 +70,10 @@ def _share(giving: list[list[Row]], taking: list[list[Row]]) -> None:
 
 
 def _classes(groups: list[list[Row]]) -> Counter[Any]:
-    """How many groups of rows each class has."""
+    """Return the number of groups of rows in each class."""
     return Counter(_order(rows[0].label) for rows in groups)
 
 
 def _order(label: Any) -> Any:
-    """What rows are put in order by: numbers by size, classes by name."""
+    """Return the sort key of a label: the number itself, or the name of the class."""
     return label if isinstance(label, float) else str(label)

@@ -1,4 +1,4 @@
-"""Labels as written to targets: class ids, rows of 0 and 1, or numbers; and weights of classes."""
+"""Convert labels to targets (class ids, rows of 0 and 1, or numbers), and compute class weights."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +17,16 @@ _Placed = tuple[Split, Row, Any]
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0*)?")  # a code such as 007 is a name
 
 _ALL_DIFFERENT = 10
-"""Rows from which it is strange that each has a label of its own."""
+"""Number of rows from which it is an error that every row has a different label."""
 
 
 def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Label names in order of id, and each split's targets.
+    """Return the label names in order of id, and the targets of each split.
 
-    Targets are class ids (N), int32, of single labels, or float32 (N, C): 1 for each label that holds, or the one
-    number of a regression. Raises `UserError` with the row of a label that is unknown or has two readings.
+    For single labels, targets are class ids, int32 (N). For several labels a text, they are float32 (N, C), with 1 for
+    each label that the text has. For a regression, they are one number for each text, float32 (N, 1). `names` are the
+    label names to use in place of the data's own. Raises `UserError` with the row of a label that is unknown or can be
+    read in two ways, and for `names` that do not fit the data.
     """
     if data.task == REGRESSION:
         if len(names) > 1:
@@ -50,7 +52,10 @@ def targets_of(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
 
 
 def by_number(data: Data, names: Sequence[str]) -> str:
-    """What to say of labels that are taken for `names` by number, and have other names or numbers; or nothing."""
+    """Return a warning if labels are matched to `names` by number, and have other names or numbers in the data.
+
+    Return an empty string if there is nothing to warn of.
+    """
     if not names or data.task == REGRESSION:
         return ""
     said: Sequence[str] = ()
@@ -65,10 +70,10 @@ def by_number(data: Data, names: Sequence[str]) -> str:
 
 
 def _as_named(data: Data, names: Sequence[str]) -> Data:
-    """Numbers of labels as the names that their source gives them, in the letters of `names`.
+    """Replace label numbers by the names that their source gives them, in the spelling of the known names.
 
-    Where none of these names is among `names`, or else among the training labels, they stay numbers; `UserError` where
-    there are more or fewer of them than of `names`.
+    The known names are `names`, or else those of the training data (`_shared`). If none of the source's names is
+    known, labels stay numbers. Raises `UserError` if then the source has more or fewer names than `names`.
     """
     if data.task == REGRESSION or not _named_numbers(data):
         return data
@@ -94,15 +99,17 @@ def _as_named(data: Data, names: Sequence[str]) -> Data:
 
 
 def _named_numbers(data: Data) -> bool:
-    """Whether labels are numbers whose names the source says."""
+    """Return whether any label is a number for which the source of its split gives names."""
     named = (split for split in data.splits.values() if split.names)
     return any(isinstance(label, int) for split in named for _, _, label in _labels(split))
 
 
 def _shared(data: Data, names: Sequence[str]) -> dict[str, str]:
-    """The names that labels are to have, as they are written, if the data give their numbers one of them at least.
+    """Return a map from each known label name, and from its case-folded form, to the known spelling.
 
-    They are `names`, or what the source of the training data says, or its labels; in whatever case, if that is clear.
+    The known names are `names`, else the names that the source of the training data gives, else the training labels.
+    Case-folded forms are left out if two known names differ only in case. The map is empty if the sources give none of
+    the known names to a label number.
     """
     train = next(iter(data.splits.values()))
     known = names or data.names or {label for _, _, label in _labels(train) if isinstance(label, str)}
@@ -113,9 +120,10 @@ def _shared(data: Data, names: Sequence[str]) -> dict[str, str]:
 
 
 def vector_length(data: Data) -> int:
-    """How many labels there are, if each row's label is a list with a 0 or 1 for each of them; 0 if lists hold labels.
+    """Return the number of labels C if each row's label is a list of C values 0 or 1, one for each label.
 
-    Raises `UserError` with the row for lists that could be either, or are neither.
+    Return 0 if labels are not lists, or if each list holds the labels of its row. Raises `UserError` with the row if
+    the lists can be read in both ways or in neither.
     """
     rows = [(split, row) for split in data.splits.values() for row in split.rows]
     if not rows or not all(isinstance(row.label, tuple) for _, row in rows):
@@ -141,11 +149,12 @@ def vector_length(data: Data) -> int:
 
 
 def label_ids(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """Label names in order of id, and the ids of each split's labels, one row's after another's.
+    """Return the label names in order of id, and the label ids of each split, row by row in one list.
 
-    Labels are whole numbers or names. The classes are the labels that the training rows have, numbers in ascending
-    order or names in that of the alphabet. With `names`, labels are among them or, if they are numbers, index them.
-    Raises `UserError` with the row of a label that is unknown, or where numbers can be read in two ways.
+    Labels are whole numbers or names. The classes are the labels of the training rows: numbers in ascending order, or
+    names in alphabetical order. If `names` are given, or the source names its labels, each label must be one of these
+    names. Labels that are all numbers may be indices into the names instead. Raises `UserError` with the row of a label
+    that is unknown, and if numbers can be read in two ways.
     """
     train = data.splits["train"]
     names = tuple(names) or data.names
@@ -155,7 +164,7 @@ def label_ids(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], d
     place: dict[str, int] = {name: i for i, name in enumerate(names)}
     expected = ""
     if not names:
-        # What is held out of the training file takes part in saying which labels there are.
+        # Dev rows that were held out of the training file also define the classes.
         learned = [s for name, s in data.splits.items() if s.path == train.path and name in ("train", "dev")]
         known = {write(label) for split in learned for _, _, label in _labels(split)}
         names = tuple(sorted(known, key=int) if numbered else sorted(known))
@@ -177,7 +186,7 @@ def label_ids(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], d
 
 
 def _check_number(data: Data, names: Sequence[str], rows: int) -> None:
-    """Raise `UserError` for too few classes, or for as many as there are rows."""
+    """Raise `UserError` for too few classes, or if each of many rows has a class of its own (`_ALL_DIFFERENT`)."""
     train = data.splits["train"]
     if len(names) < 2 and data.task != MULTI_LABEL:
         raise UserError(f"{train.path}: all rows have the label {''.join(names)}; a classifier needs two or more")
@@ -189,7 +198,7 @@ def _check_number(data: Data, names: Sequence[str], rows: int) -> None:
 
 
 def _check_indices(train: Split, names: Sequence[str], labels: set[int]) -> None:
-    """Raise `UserError` where labels look like the numbers in the names ("1 star") and are not their ids."""
+    """Raise `UserError` if all labels are numbers from the names ("1 star"), and these numbers are not the ids."""
     numbers = _numbers_in(names)
     if numbers and numbers != list(range(len(names))) and labels <= set(numbers):
         one = min(labels)
@@ -200,16 +209,18 @@ def _check_indices(train: Split, names: Sequence[str], labels: set[int]) -> None
 
 
 def _numbers_in(names: Sequence[str]) -> list[int]:
-    """The number in each name, or none where a name has none or several."""
+    """Return the number in each name, or an empty list if any name has no number or several numbers."""
     inside = [re.findall(r"[0-9]+", name) for name in names]
     return [int(found[0]) for found in inside] if all(len(found) == 1 for found in inside) else []
 
 
 def class_weights(said: str | None, task: str, targets: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
-    """The weight of each class in the loss, from `--class-weights` and the targets of what is trained on (C, float32).
+    """Return the weight of each class in the loss, float32 (C), or None if `--class-weights` is not given.
 
-    `balanced` is N / (C * examples of the class), as scikit-learn has it; of several labels, which weigh where they
-    hold, it is how many examples are without the label for each that has it. Each window is an example.
+    `said` is the value of `--class-weights`, and `targets` has one target for each training example. A window is an
+    example. `balanced` is N / (C * examples of the class), as in scikit-learn. For several labels a text, a weight
+    applies to examples with the label, and `balanced` is the ratio of examples without the label to examples with it.
+    Raises `UserError` for a regression, and for weights that do not fit the classes.
     """
     if said is None:
         return None
@@ -247,7 +258,7 @@ def _among(label: Any, names: Sequence[str]) -> str:
 
 
 def _as_integer(label: Any) -> int | None:
-    """A whole number, written as in any kind of file: 1, "1" or "1.0"."""
+    """Return a label as a whole number if it is written as 1, "1" or "1.0", or None if it is a name."""
     if isinstance(label, str):
         label = label.strip()
         return int(label.split(".")[0]) if _WHOLE.fullmatch(label) else None
@@ -255,7 +266,7 @@ def _as_integer(label: Any) -> int | None:
 
 
 def _bit(part: Any) -> int | None:
-    """0 or 1, however it is written, and None for anything else."""
+    """Return 0 or 1 for a label that is written as this number in any form, and None for any other label."""
     number = _as_integer(part)
     return number if number in (0, 1) else None
 

@@ -1,4 +1,4 @@
-"""Everything before the first step that needs no accelerator: read, check, tokenise."""
+"""Prepare a run before its first step, without an accelerator: read, check and tokenise its input."""
 
 from array import array
 from collections.abc import Iterator, Mapping
@@ -26,9 +26,9 @@ from .token_set import TokenSet
 
 
 class Evaluated(NamedTuple):
-    """A split to evaluate on: its texts' tokens and targets, the text of each example, and where these came from.
+    """A split to evaluate on: the tokens of its examples, the targets of its texts, and the split with the texts.
 
-    `owners` is None where every text is one example.
+    `owners` is the index of the text of each example, or None if every text is one example.
     """
 
     examples: list[Tokens]
@@ -38,10 +38,10 @@ class Evaluated(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A run's input: the starting parameters, the training examples, the splits to evaluate on.
+    """The input of a run: the starting parameters, the training examples, and the splits to evaluate on.
 
-    `train` has no rows: the text of example i is on line `lines[i]` of its file. `metric` is what the best model
-    is best by.
+    `train` is the training split without its rows. `lines[i]` is the row number (`Row.number`) of the text of training
+    example i. `counts` has the number of texts in each split. `metric` is the metric that chooses the best model.
     """
 
     checkpoint: Checkpoint
@@ -56,14 +56,14 @@ class Prepared(NamedTuple):
     class_weights: np.ndarray | None = None
 
     def describe(self) -> str:
-        """The notes, in lines to print."""
+        """Return the notes as lines to print, with control characters escaped."""
         return "\n".join(map(printable, "\n".join(self.notes).splitlines()))
 
 
 def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Prepared:
-    """Read model and data (or `tables` in its place) and check that they fit each other and the options.
+    """Read the model and the data (or `tables` in place of the data), and check that they fit each other and `config`.
 
-    Raises `UserError`; nothing is written and JAX is not needed.
+    Raises `UserError` if they do not fit. The function writes nothing and does not need JAX.
     """
     source = conversion.read(config.model, config.revision)
     start = source.checkpoint
@@ -113,12 +113,16 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
         notes,
         found.task,
         config.metric or METRICS[found.task][0],
-        class_weights(config.class_weights, found.task, data.targets[:-1], names),  # of what is trained on: windows
+        class_weights(config.class_weights, found.task, data.targets[:-1], names),  # each window is an example
     )
 
 
 class _Texts:
-    """The texts of a split as examples, read once; meanwhile it is counted whose each is and how many were cut."""
+    """The examples of a split, tokenised while they are iterated over. Iterate over them only once.
+
+    The iteration fills `owners` with the index of each example's text, `cut` with the number of truncated examples,
+    and `lengths` with the lengths of the examples.
+    """
 
     def __init__(self, tokenizer: Tokenizer, split: Split, cutting: Cutting):
         self._tokenizer, self._split, self._cutting = tokenizer, split, cutting
@@ -135,12 +139,15 @@ class _Texts:
 
     @property
     def shared(self) -> np.ndarray | None:
-        """`owners`, where a text has several examples."""
+        """`owners` as an array, or None if every text is one example."""
         return None if len(self.owners) == len(self._split.rows) else np.array(self.owners)
 
 
 def _task(config: TrainConfig, start: Checkpoint) -> str | None:
-    """The task that `--task`, or a model that is a classifier already, asks for."""
+    """Return the task that `--task` names or that the model, if it is a classifier, was trained for, or else None.
+
+    Raises `UserError` if `--task` and the model contradict each other.
+    """
     own = start.config.problem_type if start.config.architecture == CLASSIFIER else None
     asked = TASKS.get(config.task, own)
     if own is not None and asked != own:
@@ -152,7 +159,7 @@ def _task(config: TrainConfig, start: Checkpoint) -> str | None:
 
 
 def _check_options(config: TrainConfig, start: Checkpoint, found: Data, tokenizer: Tokenizer) -> None:
-    """Raise `UserError` where an option does not fit the model or the task."""
+    """Raise `UserError` if an option does not fit the model or the task."""
     network, task = start.config, found.task
     if config.labels and network.architecture == CLASSIFIER and config.labels != network.labels:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What was understood of the data, before anything is trained on it."""
+"""Preview of the data before training: columns, labels, lengths in tokens, and warnings."""
 
 import contextlib
 import hashlib
@@ -17,28 +17,28 @@ from ..metrics import TASK_NAMES
 from .rows import Data, Row
 
 _SHOWN = 20
-"""Labels listed, at most."""
+"""Maximum number of labels to list."""
 
 _RARE, _CUT = 0.01, 0.1
-"""Shares of a class, and of texts cut, that are worth a warning."""
+"""Thresholds for warnings: the share of texts below which a class is rare, and the share of truncated texts."""
 
 
 _MISSING = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "nat", "-"})
-"""How tables write that there is no value."""
+"""Words, in lower case, that tables write for a missing value."""
 
 
 class Lengths:
-    """Lengths in tokens, gathered while examples pass."""
+    """Count of examples by their length in tokens."""
 
     def __init__(self):
         self.counts: Counter[int] = Counter()
 
     def add(self, tokens: Tokens) -> None:
-        """One more example."""
+        """Count one more example."""
         self.counts[len(tokens.input_ids)] += 1
 
     def at(self, share: float) -> int:
-        """The length that this share of the examples does not exceed."""
+        """Return the smallest length that at least this share of the examples does not exceed."""
         lengths = np.array(sorted(self.counts))
         below = np.cumsum([self.counts[length] for length in lengths])
         return int(lengths[np.searchsorted(below, share * below[-1])])
@@ -51,9 +51,10 @@ def preview(
     read: Mapping[str, tuple[Lengths, int]],
     max_length: int,
 ) -> str:
-    """Lines to print: for each split its columns, labels and lengths; then what repeats or contradicts itself.
+    """Return lines to print: the columns, labels and lengths of each split, then warnings.
 
-    `read` says of each split how long its examples are, and how many were cut to `max_length` tokens.
+    The warnings include repeated texts and contradictory labels. `read` has for each split the lengths of its examples,
+    and the number of examples that were truncated to `max_length` tokens.
     """
     lines, cut = (
         [f"task     {TASK_NAMES[data.task]}: {', '.join(names[:_SHOWN])}"],
@@ -90,9 +91,9 @@ def _labels(task: str, names: Sequence[str], targets: np.ndarray) -> list[str]:
 
 
 def _repeats(data: Data, targets: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Texts that are there twice, within a split or across them, and those of them whose labels differ."""
+    """Yield warnings about texts that occur twice, in one split or in two, and about equal texts with other labels."""
     rows = itertools.chain.from_iterable(split.rows for split in data.splits.values())
-    firsts = np.cumsum([0, *(len(split.rows) for split in data.splits.values())])  # of each split, and the end
+    firsts = np.cumsum([0, *(len(split.rows) for split in data.splits.values())])  # start of each split, and the end
     keys = np.fromiter(map(_key, rows), np.uint64, firsts[-1])
     order = np.argsort(keys, kind="stable")
     begin = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[0]]))
@@ -105,7 +106,7 @@ def _repeats(data: Data, targets: Mapping[str, np.ndarray]) -> Iterator[str]:
     counts: Counter[tuple[str, str]] = Counter()
     contradictory = []
     several = np.flatnonzero(sizes > 1)
-    for which in several[np.argsort(order[begin[several]])]:  # as they stand in the data
+    for which in several[np.argsort(order[begin[several]])]:  # in the order of the data
         group = order[begin[which] :][: sizes[which]]
         one, i = owner(group[0])
         for member in group[1:]:
@@ -148,7 +149,7 @@ def _warnings(
 
 
 def _lacking(data: Data, names: Sequence[str], targets: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """The classes without an example in a split: its scores say nothing of them."""
+    """Yield a warning for each split without an example of some class: scores on the split say nothing of the class."""
     for name, held in targets.items():
         counts = held.sum(axis=0) if data.task == MULTI_LABEL else np.bincount(held, minlength=len(names))
         if lacking := [label for label, count in zip(names, counts, strict=True) if not count]:
@@ -156,13 +157,13 @@ def _lacking(data: Data, names: Sequence[str], targets: Mapping[str, np.ndarray]
 
 
 def _alike(names: Sequence[str]) -> list[str]:
-    """Names that are the same but for case and spaces."""
+    """Return the names that differ from another name only in case or spaces."""
     folded = [" ".join(name.split()).casefold() for name in names]
     return [name for name, one in zip(names, folded, strict=True) if folded.count(one) > 1]
 
 
 def _number(name: str) -> float | None:
-    """The number that a name is, where it is one; True and False are 1 and 0."""
+    """Return the number that a name spells, or None. True and False are 1 and 0."""
     with contextlib.suppress(ValueError):
         return {"true": 1.0, "false": 0.0}.get(name.strip().lower()) if name.strip().isalpha() else float(name)
     return None
@@ -174,14 +175,14 @@ def _is_fraction(name: str) -> bool:
 
 
 def _same_number(names: Sequence[str]) -> list[str]:
-    """Names that are the same number, written differently."""
+    """Return the names that spell the same number as another name."""
     numbers = list(map(_number, names))
     counts = Counter(numbers)
     return [name for name, one in zip(names, numbers, strict=True) if one is not None and counts[one] > 1]
 
 
 def _key(row: Row) -> int:
-    """Eight bytes for a text, or pair; a missing second text is read as an empty one."""
+    """Return a hash of a text or pair as an integer of eight bytes. A missing second text counts as an empty one."""
     return int.from_bytes(hashlib.blake2b(repr((row.text, row.pair or "")).encode(), digest_size=8).digest())
 
 

@@ -1,4 +1,4 @@
-"""Labelled texts from anywhere to examples, with every fault named by file and line."""
+"""Read labelled texts from any source into rows. Errors name the file and the line."""
 
 import hashlib
 import itertools
@@ -22,12 +22,12 @@ from .sources import Source
 def read(
     config: TrainConfig, task: str | None = None, tables: Mapping[str, Any] | None = None, *, alone: bool = False
 ) -> Data:
-    """Read `config.data`, or tables in memory in its place; `task` where it is known, else as the labels look.
+    """Read the data at `config.data`, or the `tables` in memory in their place.
 
-    A file with a column `split` is divided as that says. Where there is no dev split, a share of the training rows is
-    held out (`divide`); but with `alone`, for evaluation, splits are as they are, and a file by itself is one named
-    test. Dev and test are left out, with a note, where they have no labels. Raises `UserError` with file and line for
-    anything that is not a text with a label.
+    `task` is the task if it is known; otherwise the labels determine the task. A single file with a column `split` is
+    divided by that column. If there is no dev split, a share of the training rows is held out (`divide`). With `alone`,
+    for evaluation, no rows are held out, and a single file is the split test. A dev or test split without labels is
+    left out, with a note. Raises `UserError` with file and line for a row that is not a text with a label.
     """
     found = _sources(config, alone) if tables is None else sources.from_tables(tables)
     splits, notes = {}, []
@@ -55,7 +55,7 @@ def read(
     for name, split in splits.items():
         if not split.rows:
             raise UserError(f"{split.path}: no examples for {name}")
-    assert train.columns is not None  # as there are rows
+    assert train.columns is not None  # set, as the split has rows
     assert task is not None
     names = train.columns.labels if len(train.columns.labels) > 1 else train.names
     return Data(task, {name: splits[name] for name in sources.SPLITS if name in splits}, names, tuple(notes))
@@ -64,9 +64,10 @@ def read(
 def read_split(
     source: Source, config: TrainConfig, task: str | None = None, train: Split | None = None
 ) -> tuple[str | None, Split | None]:
-    """Read one split: its task, which is that given or as the labels look, and its rows.
+    """Read one split, and return its task and its rows.
 
-    The split is None where `train` is given and the split has neither its label columns nor others of usual names.
+    The task is the one that is given, or else the one that the labels suggest. The returned split is None if `train` is
+    given, and the source has neither the label columns of `train` nor another column with a usual label name.
     """
     parts: list[tuple[int, Path | str]] = []
     digests: list[str] = []
@@ -116,7 +117,7 @@ def read_split(
                 where = split._replace(parts=tuple(parts)).place(number)
                 raise UserError(f"{where}: {problem}; mend the row or pass --skip-bad") from None
             skipped += 1
-        else:  # a million rows hold few labels: one object for each of these
+        else:  # one object for each distinct label saves memory: a million rows have few labels
             rows.append(Row(number, text or "", known.setdefault(label, label), pair, part))
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     each = zip((str(name) for _, name in parts), digests, strict=True)
@@ -134,7 +135,11 @@ def _sources(config: TrainConfig, alone: bool) -> dict[str, Source]:
 
 
 def _numbered(source: Source, parts: list[tuple[int, Path | str]], digests: list[str]) -> Iterator[Record]:
-    """The records of all parts, numbered through; `parts` and `digests` grow meanwhile."""
+    """Yield the records of all parts, with numbers that continue from one part to the next.
+
+    The function appends to `parts` the number after which each part begins and the name of the part, and to `digests`
+    the SHA-256 of the part.
+    """
     number = 0
     for name, opening in source.parts:
         first = number
@@ -147,16 +152,17 @@ def _numbered(source: Source, parts: list[tuple[int, Path | str]], digests: list
 
 
 def _unlabelled(split: Split, train: Split | None) -> bool:
-    """Whether all labels are -1, as of a competition's test set, and -1 is no class of the training set."""
+    """Return whether all labels are -1, as in the test set of a competition, and -1 is not a class in `train`."""
     nothing = ("-1", "-1.0")
     known = train is not None and any(str(row.label) in nothing for row in train.rows)
     return bool(split.rows) and not known and all(str(row.label) in nothing for row in split.rows)
 
 
 def _by_column(split: Split, alone: bool) -> dict[str, Split]:
-    """The splits that a column `split` names, if each row of the file has one there; otherwise nothing.
+    """Divide the rows into the splits that their column `split` names.
 
-    One of them is train, but for `alone`.
+    Return an empty dictionary if a row names no known split, or if no row is in train. With `alone`, train is not
+    required.
     """
     names = {name: which for which, names in sources.SPLITS.items() for name in names}
     if not split.rows or any(row.split not in names for row in split.rows):

@@ -1,4 +1,4 @@
-"""What is read of a data set: rows, splits of rows, and where each row stands."""
+"""The data set as it was read: rows, splits of rows, and the file and line of each row."""
 
 import bisect
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from .columns import Columns
 
 
 class Row(NamedTuple):
-    """One usable row: its number in the split, its text, its label, the second text of a pair, what `split` says.
+    """One usable row: its number in the split, its text, its label, and the second text of a pair.
 
-    A label is an integer or a name, as written; of several labels a tuple of these; of a regression a float.
+    A label is an integer or a name, as written. For several labels it is a tuple of integers and names, or of 0.0 and
+    1.0 for each label. For a regression it is a float. `split` is the value of the column `split`.
     """
 
     number: int
@@ -22,11 +23,11 @@ class Row(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Rows of one split, where they come from, its SHA-256, how many rows were left out, and which columns were read.
+    """Rows of one split, their source, its SHA-256, the number of skipped rows, and the columns that were read.
 
-    `parts` are the files, each with the number after which its rows begin, and `unit` is what is counted in them:
-    lines, rows, or nothing where a file is one text. `files` has the SHA-256 of each file, or of a tree of texts.
-    `names` are those that the source gives labels 0, 1, ...; `header` are all columns of the first row.
+    `parts` are the files, each with the row number after which its rows begin. `unit` is what row numbers count in a
+    file: "line", "row", or "" if a file is one text. `files` has the SHA-256 of each file, or of a whole tree of texts.
+    `names` are the names that the source gives to the labels 0, 1, ... `header` has all columns of the first row.
     """
 
     path: Path | str
@@ -41,7 +42,7 @@ class Split(NamedTuple):
     header: tuple[str, ...] = ()
 
     def place(self, *numbers: int) -> str:
-        """Where rows of these numbers stand: "FILE: line 7", or of many "FILE: lines 2, 3, 5 and 7 more"."""
+        """Return where the rows with these numbers are, such as "FILE: line 7" or "FILE: lines 2, 3, 5 and 7 more"."""
         parts = self.parts or ((0, self.path),)
         more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
         found: dict[Path | str, list[int]] = {}
@@ -55,7 +56,10 @@ class Split(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What labels are (a `problem_type`); train, dev and maybe test; label names the source fixes; remarks."""
+    """A data set: its task (a `problem_type`), its splits, the label names that its source fixes, and notes to print.
+
+    The splits of a training run are train, dev and, if there is one, test.
+    """
 
     task: str
     splits: dict[str, Split]

@@ -1,4 +1,4 @@
-"""Where the splits of a data set lie: a file, a directory of them, a tree of folders, a hub, memory."""
+"""Find the splits of a data set in a file, a directory, a tree of folders, the hub or memory."""
 
 import contextlib
 import dataclasses
@@ -18,17 +18,18 @@ from ..guest import as_found
 from .cells import content, plain
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
-"""The names of each split, in files, folders and on the hub."""
+"""The names of each split in files, folders, tables and on the hub."""
 
 Opened = AbstractContextManager[tuple[Iterator[Record], Callable[[], str]]]
-"""Records, and when these have been read the SHA-256 of what they were read from."""
+"""Context manager that gives the records, and a function that returns their source's SHA-256 after they are read."""
 
 
 class Source(NamedTuple):
-    """A split to read: what it is called, its parts in order, each a name and how to open it, and what is counted.
+    """A split to read: its name, and its parts in order.
 
-    `unit` is "line" or "row", or nothing where a part is one record. `names` are those of labels, where they are said.
-    `beside` are names of the hub's other splits, which are not read.
+    Each part is a name and a function that opens the part. `unit` is what record numbers count: "line", "row", or "" if
+    a part is one record. `names` are the names of labels 0, 1, ... by column, if the source gives them. `beside` are
+    the names of other splits on the hub, which are not read.
     """
 
     path: Path | str
@@ -39,9 +40,10 @@ class Source(NamedTuple):
 
 
 def find(path: Path, alone: bool = False) -> dict[str, Source]:
-    """The splits of a file or directory; `UserError` where there is none, or two files are the same one.
+    """Return the splits of a file or directory.
 
-    A file is a training set to divide, or `alone` a test set; a directory has one too, or `alone` any split.
+    A file is the split train, which is divided later. With `alone`, a file is the split test. A directory must have a
+    split train, or with `alone` any split. Raises `UserError` if there is no split, or if two files are the same split.
     """
     if path.is_file():
         return {"test" if alone else "train": _files(path, [path], None)}
@@ -59,9 +61,10 @@ def find(path: Path, alone: bool = False) -> dict[str, Source]:
 
 
 def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
-    """The splits of tables in memory: lists of tuples or dictionaries, pandas frames, or `datasets`' own.
+    """Return the splits of tables in memory.
 
-    Tuples are (text, label) or (text, pair, label).
+    A table is a list of tuples or dictionaries, a pandas frame, or a table of `datasets`. Tuples are (text, label) or
+    (text, pair, label). Raises `UserError` for a table that is not one of these, and for names that are not splits.
     """
     unknown = sorted(set(tables) - {name for names in SPLITS.values() for name in names})
     if unknown or not set(tables) & set(SPLITS["train"]):
@@ -78,18 +81,21 @@ def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
 
 
 def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, Source]:
-    """The splits of a data set of the hub, at the commit its revision stands for; no code of its own is run."""
+    """Return the splits of a data set on the hub, at the commit that `revision` names. No code of the data set is run.
+
+    Raises `UserError` if the data set cannot be loaded or has no train split.
+    """
     import datasets
     from huggingface_hub import HfApi, constants
 
     commit = revision
     if not constants.HF_HUB_OFFLINE:
-        with contextlib.suppress(Exception):  # it is not there, as will be said, or cannot be reached: there is a cache
+        with contextlib.suppress(Exception):  # a missing id is reported below; without a network there is a cache
             commit = HfApi().dataset_info(hub_id, revision=revision).sha
     try:
         with as_found(), _without_bars():
             found = datasets.load_dataset(hub_id, name, revision=commit)
-    except Exception as error:  # the libraries raise many kinds, all of them the hub's or the user's doing
+    except Exception as error:  # the libraries raise many types, all for faults of the hub or the user
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
             f"{hub_id}: no such file or directory, and the hub did not give it ({reason[:300]}); "
@@ -108,7 +114,7 @@ def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, S
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Have `datasets` draw no progress bars, unless the environment says whether it does."""
+    """Disable the progress bars of `datasets` in the block, unless the environment sets whether they are drawn."""
     import datasets
     from datasets import config
 
@@ -121,13 +127,17 @@ def _without_bars() -> Iterator[None]:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a name that no file has could be one of the hub's."""
+    """Return whether `text`, which is not the name of a file, could be an id on the hub."""
     known = text.lower().endswith((*ENDINGS, ".gz", ".zip", ".xlsx"))
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text)) and not known
 
 
 def _split(directory: Path, split: str) -> Source | None:
-    """A split's files: NAME.csv, or NAME-00000-of-00002.parquet and more, here or in data/, or a folder of its own."""
+    """Return the source of a split in a directory, or None.
+
+    Its files are NAME.csv, or NAME-00000-of-00002.parquet and so on, in the directory or in its folder data/, or the
+    files of a folder NAME. Raises `UserError` if the split has several of these.
+    """
     found: list[list[Path]] = []
     for name in SPLITS[split]:
         for folder in (directory, directory / "data"):
@@ -143,7 +153,10 @@ def _split(directory: Path, split: str) -> Source | None:
 
 
 def _inside(folder: Path) -> list[list[Path]]:
-    """The files of a folder that is a split, all of one kind."""
+    """Return the files of a folder that is a split, as a list of one list, or an empty list if there are none.
+
+    Raises `UserError` for files of two kinds.
+    """
     files = [path for path in sorted(folder.iterdir()) if _is_data(path)]
     for path in files[1:]:
         if kind(path) != kind(files[0]):
@@ -156,7 +169,7 @@ def _is_data(path: Path) -> bool:
 
 
 def unread(directory: Path, found: Mapping[str, Source]) -> list[str]:
-    """Data that no split has: files of a directory, like `train-2.csv` or `eval.csv`, or other splits of the hub."""
+    """Return data that are in no split: files such as `train-2.csv` or `eval.csv`, or other splits on the hub."""
     if not directory.is_dir():
         return list(next(iter(found.values())).beside)
     used = {Path(part) for source in found.values() for part, _ in source.parts}
@@ -192,7 +205,10 @@ def _files(name: Path, paths: list[Path], within: Path | None) -> Source:
 
 
 def _classes(folder: Path) -> list[Path]:
-    """Folders of texts, one for each class, but for `unsup`: the labels of that are not known."""
+    """Return the folders of texts, one for each class, or an empty list if there are no such folders.
+
+    The folder `unsup` is left out, because the labels of its texts are not known.
+    """
     folders = sorted(
         path for path in folder.iterdir() if path.is_dir() and path.name != "unsup" and path.name[0] != "."
     )
@@ -200,7 +216,10 @@ def _classes(folder: Path) -> list[Path]:
 
 
 def _tree(folder: Path, classes: list[Path], within: Path) -> Source:
-    """A text a file, in a folder for each class, as the IMDB corpus comes; in order of the class, then the number."""
+    """Return the source of a tree with one file for each text and one folder for each class, as in the IMDB corpus.
+
+    The texts are in the order of the class, then of the number at the start of the file name.
+    """
 
     @contextmanager
     def opening(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
@@ -247,12 +266,12 @@ def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
         return table.to_dict("records")
     if hasattr(table, "features"):
         for column, feature in (table.features or {}).items():
-            if getattr(feature, "decode", False):  # pictures and sounds stay bytes, which can be compared
+            if getattr(feature, "decode", False):  # pictures and sounds stay bytes, which can be hashed
                 table = table.cast_column(column, dataclasses.replace(feature, decode=False))
-        # Each kind of array would be read otherwise; a transform of the user's own stays.
+        # A format such as numpy changes the values that are read, so it is removed; a user's transform is kept.
         made = getattr(table, "format", {}).get("type")
         return table if made in (None, "custom") else table.with_format(None)
-    rows = [row._asdict() if hasattr(row, "_asdict") else row for row in table]  # named tuples by their names
+    rows = [row._asdict() if hasattr(row, "_asdict") else row for row in table]  # a named tuple has column names
     names = {2: ("text", "label"), 3: ("text", "pair", "label")}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) and not (isinstance(row, tuple | list) and len(row) in names):
@@ -264,7 +283,7 @@ def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
 
 
 def _record(row: Mapping[Any, Any], place: str) -> dict[str, Any]:
-    """A row by the names of its columns, as a run reads it."""
+    """Return a row as plain values by column name. Raises `UserError` if two columns have the same name."""
     found = {str(name): plain(value) for name, value in row.items()}
     if len(found) < len(row):
         check_names(list(map(str, row)), place)
@@ -272,7 +291,7 @@ def _record(row: Mapping[Any, Any], place: str) -> dict[str, Any]:
 
 
 def _features(table: Any) -> dict[str, tuple[str, ...]]:
-    """Label names that a table of `datasets` says, by column."""
+    """Return the label names of each column that a table of `datasets` defines."""
     found = {}
     for column, feature in (getattr(table, "features", None) or {}).items():
         inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)

@@ -1,4 +1,4 @@
-"""Labelled examples as one compact set of integers, laid end to end."""
+"""Labelled examples in compact integer arrays, with the tokens of all examples end to end."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -9,15 +9,15 @@ from jaxtyping import Int, Shaped
 
 from bert_jax.packing import Tokens
 
-_WINDOW = 4096  # examples that are held as arrays of their own, of 300 bytes each, while a set is laid out
+_WINDOW = 4096  # examples that are separate arrays, of 300 bytes each, at a time while a set is built
 
 
 class TokenSet(NamedTuple):
-    """M labelled examples laid end to end, then one of length 0 that padding slots point at.
+    """M labelled examples with their tokens end to end, then one example of length 0 for padding slots.
 
-    `second` is where sentence B (token type 1) begins in each, or its length where there is none. `targets` are
-    class ids (int32), or with an axis of C more, numbers (float32).
-    A leading axis, where there is one, is of shards, each with examples of its own.
+    `starts` and `lengths` locate each example in `ids`. `second` is the position in each example where sentence B
+    (token type 1) begins, or the example's length if it has no sentence B. `targets` are class ids (int32), or numbers
+    (float32) with a further axis C. A leading axis, if there is one, is an axis of shards, each with its own examples.
     """
 
     ids: Shaped[Any, "*S tokens"]
@@ -30,9 +30,10 @@ class TokenSet(NamedTuple):
     def of(
         cls, examples: Iterable[Tokens], targets: Sequence[int] | np.ndarray, owners: Sequence[int] = ()
     ) -> "TokenSet":
-        """Lay examples end to end as they come, in 16 bits a token where the ids allow it.
+        """Build a set from examples in the given order, with 16 bits a token if the ids are small enough.
 
-        Targets are the examples' own, or of texts of which `owners`, filled as the examples come, says whose each is.
+        `targets` has a target for each example. With `owners`, it has a target for each text, and `owners[i]` is the
+        index of the text of example i. `owners` may be filled while `examples` is iterated over.
         """
         examples, parts = iter(examples), []
         while window := list(itertools.islice(examples, _WINDOW)):
@@ -49,16 +50,16 @@ class TokenSet(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Size of all arrays in bytes."""
         return sum(array.nbytes for array in self)
 
     @property
     def indexable(self) -> bool:
-        """Whether a compiled step, which counts in 32 bits, can find every token."""
+        """Whether a compiled step, which indexes in 32 bits, can reach every token."""
         return self.starts.dtype == np.int32
 
     def only(self, examples: Int[np.ndarray, " N"], tokens: int) -> "TokenSet":
-        """Just these examples, in this order, in arrays for N of them and `tokens` tokens."""
+        """Return a set of only these examples, in this order, in arrays for N examples and `tokens` tokens."""
         lengths = np.append(self.lengths[examples], np.int32(0))
         starts = starts_of(lengths)
         here = np.arange(starts[-1], dtype=np.int64)
@@ -70,6 +71,6 @@ class TokenSet(NamedTuple):
 
 
 def starts_of(lengths: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
-    """Where examples of these lengths begin when they lie end to end: in 32 bits, or in 64 from 2^31 tokens on."""
+    """Return the starts of examples of these lengths that lie end to end: int32, or int64 from 2^31 tokens on."""
     starts = np.cumsum(lengths, dtype=np.int64) - lengths
     return starts.astype(np.int32) if lengths.sum(dtype=np.int64) < 2**31 else starts

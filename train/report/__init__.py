@@ -1,1 +1,1 @@
-"""What a run says of itself: on the console, in report.html with its plots and statistics, for TensorBoard."""
+"""Output of a run: on the console, in report.html with its plots and statistics, and for TensorBoard."""

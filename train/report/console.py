@@ -1,4 +1,4 @@
-"""What a run says while it goes and when it ends: progress, then the closing table."""
+"""Console output of a run: the progress during training, and the closing table."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +15,14 @@ from bert_jax.command import printable
 from ..metrics import METRICS, Metrics
 
 PLAIN_SECONDS = 10.0
-"""Where there is no terminal, a line this often."""
+"""Seconds between two lines of progress if the output is not a terminal."""
 
 
 class CompileClock:
-    """Programs this process has compiled, or found in the cache, since the clock was made; seconds of tracing too.
+    """Number of programs that this process has compiled or found in the cache, and the seconds of compilation.
 
-    It listens to JAX until the end of its `with`.
+    The clock counts from its creation, and `seconds` includes tracing. It listens to the events of JAX until the end of
+    its `with` block.
     """
 
     def __init__(self):
@@ -38,7 +39,7 @@ class CompileClock:
         jax.monitoring.unregister_event_listener(self._count)
 
     def figures(self) -> dict[str, Any]:
-        """For `run.json`."""
+        """Return the figures for `run.json`."""
         return {
             "compile_seconds": self.seconds,
             "compiled_programs": self.programs - self.cached,
@@ -46,7 +47,7 @@ class CompileClock:
         }
 
     def describe(self) -> str:
-        """In words."""
+        """Return the figures in words."""
         found = f" ({self.cached} of them found in the cache)" if self.cached else ""
         return f"{self.programs} programs{found}, {self.seconds:.1f} s in all"
 
@@ -60,7 +61,7 @@ class CompileClock:
 
 
 class Speed:
-    """Steps, tokens and the seconds of training alone: neither compiling nor evaluating."""
+    """Steps, tokens and seconds of training alone, without the time for compilation and evaluation."""
 
     def __init__(self, clock: CompileClock):
         self.seconds = 0.0
@@ -70,38 +71,42 @@ class Speed:
         self.restart()
 
     def count(self, shape: tuple[int, ...], useful_tokens: int, steps: int) -> None:
-        """Steps on rows of this shape, of whose tokens so many are not padding, begin."""
+        """Count `steps` steps that begin now.
+
+        `shape` is (rows, tokens in a row) of one step. `useful_tokens` is the number of tokens in all these steps that
+        are not padding.
+        """
         self.steps += steps
         self.shapes.add(shape)
         self.tokens += useful_tokens
         self.computed += steps * shape[0] * shape[1]
 
     def restart(self) -> None:
-        """Leave out the time since the last lap."""
+        """Start a new lap, and leave the time since the last lap out of the total."""
         self._mark, self._compiled = time.monotonic(), self._clock.seconds
 
     def lap(self) -> None:
-        """All steps counted are done: add the time since the last lap, less what compiling took."""
+        """Add the time since the last lap, less the time for compilation. Call this when all counted steps are done."""
         self.seconds += time.monotonic() - self._mark - (self._clock.seconds - self._compiled)
         self.restart()
 
     @property
     def steps_per_second(self) -> float:
-        """Over all laps."""
+        """Steps per second over all laps."""
         return self.steps / max(self.seconds, 1e-9)
 
     @property
     def tokens_per_second(self) -> float:
-        """Useful tokens, over all laps."""
+        """Tokens per second over all laps, without padding."""
         return self.tokens / max(self.seconds, 1e-9)
 
     @property
     def useful_share(self) -> float:
-        """Tokens that are not padding among those computed."""
+        """Share of the computed tokens that are not padding."""
         return self.tokens / max(self.computed, 1)
 
     def figures(self) -> dict[str, Any]:
-        """For `run.json`."""
+        """Return the figures for `run.json`."""
         return {
             "compiled_shapes": sorted(self.shapes),
             "train_seconds": self.seconds,
@@ -112,7 +117,7 @@ class Speed:
 
 
 class Ticker:
-    """Shows loss, useful tokens/s and time left: a live bar on a terminal, plain lines elsewhere."""
+    """Display of the loss, useful tokens/s and time left: a live bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, bar: Progress | None, steps: int, first: int = 0):
         self.console, self.steps, self.bar, self.first = console, steps, bar, first
@@ -120,12 +125,12 @@ class Ticker:
         self._start = self._last = time.monotonic()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the bar, which leaves the terminal as it was."""
         if self.bar is not None:
             self.bar.stop()
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Step `step` of `steps` is done."""
+        """Show that step `step` of `steps` is done."""
         if self.bar is not None and self._task is not None:
             self.bar.update(self._task, completed=step, loss=loss, speed=tokens_per_second)
             return
@@ -139,7 +144,7 @@ class Ticker:
 
 @contextmanager
 def ticker(console: Console, steps: int, first: int = 0) -> Iterator[Ticker]:
-    """A `Ticker` for a run of `steps` steps, of which `first` have been done before."""
+    """Yield a `Ticker` for a run of `steps` steps, of which `first` were done earlier."""
     if not console.is_terminal:
         yield Ticker(console, None, steps, first)
         return
@@ -156,21 +161,21 @@ def ticker(console: Console, steps: int, first: int = 0) -> Iterator[Ticker]:
 
 WORDS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "mcc": "MCC", "map": "mAP", "mse": "MSE"}
 WORDS |= {"pearson": "Pearson", "spearman": "Spearman"}
-"""Figures whose names are not words; of others, `_` is a space."""
+"""Printed names of metrics. In all other names, `_` is printed as a space."""
 
 
 def word(name: str) -> str:
-    """A figure's name as it is printed."""
+    """Return the name of a metric as it is printed."""
     return WORDS.get(name, name.replace("_", " "))
 
 
 def shown(value: float | None) -> str:
-    """A figure as it is printed; - where there is none."""
+    """Return the value of a metric as it is printed, or - for None."""
     return "-" if value is None else f"{value:.4f}"
 
 
 def in_words(task: str, metrics: Metrics) -> str:
-    """The figures of a task in a line: "accuracy 0.9000  macro F1 0.8999  ..."."""
+    """Return the metrics of a task in one line: "accuracy 0.9000  macro F1 0.8999  ..."."""
     return "  ".join(f"{word(name)} {metrics[name]:.4f}" for name in METRICS[task])
 
 
@@ -180,7 +185,10 @@ def figures_table(
     sure: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     title: str | None = None,
 ) -> Table:
-    """The figures of each split, a row each, and under these what lies within 95% confidence, where that is known."""
+    """Return a table with a row of metrics for each split.
+
+    `sure` has the 95% confidence intervals of the metrics by split. If `sure` is given, they are in a second row.
+    """
     table = Table(title=title)
     for column in ("split", "examples", *map(word, METRICS[task])):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -195,7 +203,11 @@ def figures_table(
 def closing_table(
     console: Console, task: str, labels: Sequence[str], results: dict[str, Metrics], facts: dict[str, str]
 ) -> None:
-    """The last thing a run prints: metrics of each split, its confusion, and the run's figures."""
+    """Print the last output of a run: the metrics of each split, the confusion matrix, and the facts about the run.
+
+    The confusion matrix is that of the last split. If there is no confusion matrix, or there are more than 30 labels,
+    the F1 of each label is printed in its place.
+    """
     console.print(figures_table(task, results, title="Best model"))
     last = list(results)[-1]
     names = [printable(label) for label in labels]

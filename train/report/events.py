@@ -1,4 +1,4 @@
-"""TensorBoard event files, of the same figures as metrics.jsonl."""
+"""TensorBoard event files with the same numbers as metrics.jsonl."""
 
 import importlib.util
 import json
@@ -12,20 +12,20 @@ from bert_jax.errors import UserError
 from ..guest import as_found
 
 FOLDER = "tensorboard"
-"""Where they lie in a run directory."""
+"""Folder of the event files in a run directory."""
 
 
 def check_installed() -> None:
-    """Raise `UserError` where the extra is not there."""
+    """Raise `UserError` if tensorboardX, the extra `tensorboard`, is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UserError("--tensorboard needs tensorboardX; install it: pip install 'bert_jax[tensorboard]'")
 
 
 class Events:
-    """Event files of a run, made from its log: what was there, written anew, and what comes."""
+    """TensorBoard event files of a run. They are written anew from the lines of its log, and `add` appends to them."""
 
     def __init__(self, run: Path):
-        shutil.rmtree(run / FOLDER, ignore_errors=True)  # of lines that the log has no more, too
+        shutil.rmtree(run / FOLDER, ignore_errors=True)  # old files may have lines that the log no longer has
         with as_found("CRC32C_SW_MODE"):
             from tensorboardX import SummaryWriter
 
@@ -34,12 +34,12 @@ class Events:
             self.add(json.loads(line))
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """The numbers of a line of the log, under their names there, with the split before those of an evaluation."""
+        """Add the numbers of a line of the log under their names. The names of an evaluation begin with the split."""
         before = f"{values['split']}/" if "split" in values else ""
         for name, value in values.items():
             if isinstance(value, int | float) and name not in ("step", "epoch", "examples"):
                 self._writer.add_scalar(before + name, value, values["step"])
 
     def close(self) -> None:
-        """Have all of it on the disk."""
+        """Write everything to the disk, and close the files."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""From a finished run to its page: what `report.html` says of it."""
+"""Write `report.html` for a finished run."""
 
 import datetime
 import json
@@ -14,7 +14,7 @@ from . import page
 from .page import Measured, Subject
 
 _SHOWN = "max_length long_texts epochs batch_size learning_rate warmup weight_decay clip_norm dtype seed metric".split()
-"""Options worth telling even at their defaults."""
+"""Options that the report shows even if they have their default values."""
 
 
 def write(
@@ -25,7 +25,7 @@ def write(
     facts: Mapping[str, str],
     measured: Mapping[str, Measured],
 ) -> None:
-    """Write `report.html` into a run's directory, from its record, its log and the logits of its best model."""
+    """Write `report.html` into the directory of a run, from its record, its log and the logits of its best model."""
     network = prepared.checkpoint.config
     device = record["device"]
     paths = [prepared.train.path, *(one.split.path for one in measured.values())]

@@ -1,4 +1,4 @@
-"""report.html: one file that shows a run, or an evaluation, to a person."""
+"""Render report.html, a single file that shows a run or an evaluation to a person."""
 
 import dataclasses
 import shlex
@@ -26,14 +26,14 @@ from .statistics import absent, calibration, intervals, worst
 NAME = "report.html"
 
 _OF_HOSTS = {one.name for one in dataclasses.fields(TrainConfig) if one.metadata["group"] == HOSTS}
-"""Options that the command alone takes."""
+"""Options that only the command line takes."""
 
 _SHORT = 300
-"""Characters of a text that are shown at once."""
+"""Number of characters of a text that the page shows at first. The page hides the rest until it is opened."""
 
 
 class Measured(NamedTuple):
-    """A split's texts, the logits of each, what would have been right, and the figures of these."""
+    """A split with the logits and targets of its texts, and the metrics computed from them."""
 
     split: Split
     logits: np.ndarray
@@ -42,18 +42,19 @@ class Measured(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """What the labels of the metrics hold from; of other tasks, nothing depends on it."""
+        """Probability from which the metrics count a label as predicted. Only the multi-label task depends on it."""
         return self.metrics.get("threshold", HALF)
 
     def intervals(self, task: str) -> dict[str, tuple[float, float]]:
-        """How sure the metrics are: `statistics.intervals`."""
+        """Return the 95% confidence intervals of the metrics (`statistics.intervals`)."""
         return intervals(task, self.logits, self.targets, threshold=self.threshold)
 
 
 class Subject(NamedTuple):
-    """What a page is about: `facts`, `speed` and `hashes` are names and values as they are to be read.
+    """Content of a page, apart from the results. `facts`, `speed` and `hashes` are names and values to print.
 
-    `log` is of the lines of metrics.jsonl, `options` those of a run that are worth telling; `metric` chose its model.
+    `log` has the lines of metrics.jsonl. `options` are the options of a run that the page shows. `metric` is the metric
+    that chose the model of the run.
     """
 
     title: str
@@ -70,13 +71,16 @@ class Subject(NamedTuple):
 
 
 def changed(config: TrainConfig) -> dict[str, Any]:
-    """The options of a run that are not at their defaults, in the order of the help."""
+    """Return the options of a run that differ from their defaults, without `restart`, in the order of the help."""
     options = {option.name: option.default for option in dataclasses.fields(TrainConfig) if option.name != "restart"}
     return {name: getattr(config, name) for name, default in options.items() if getattr(config, name) != default}
 
 
 def command_of(config: TrainConfig) -> str:
-    """The command line of a run; of data in memory, or of values that no command line gives, the call from Python."""
+    """Return the command line of a run, or the call from Python.
+
+    The call is returned for data in memory, and for options that no command line can give.
+    """
     given = changed(config)
     words = ["python", "-m", "train"]
     for name, value in given.items():
@@ -96,13 +100,16 @@ def command_of(config: TrainConfig) -> str:
 
 
 def as_shell(words: Sequence[str]) -> str:
-    """A command as a shell takes it, and where nobody could copy it from a page, a remark."""
+    """Return a command quoted for a shell.
+
+    A command with unprintable characters is escaped, with a remark that it cannot be copied from a page.
+    """
     whole = all(map(str.isprintable, words))
     return shlex.join(words) if whole else f"{printable(shlex.join(words))}  # escaped: it cannot be copied from here"
 
 
 def _gives(words: Sequence[str], config: TrainConfig) -> bool:
-    """Whether a command line, copied from a page, gives these options."""
+    """Return whether a command line that is copied from a page gives the options in `config`."""
     try:
         return all(map(str.isprintable, words)) and parse([*words[3:]]) == dataclasses.replace(config, restart=False)
     except (UserError, ValueError):
@@ -113,7 +120,7 @@ Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 def mistakes(subject: Subject, one: Measured, count: int) -> list[str]:
-    """The worst of them, a line each."""
+    """Return the worst mistakes, at most `count`, one line each."""
     found = [_error(subject, one, i) for i in worst(subject.task, one.logits, one.targets, count, one.threshold)]
     return [
         f"{error['place']}: {error['true']}, predicted {error['said']} ({error['score']}): "
@@ -123,7 +130,11 @@ def mistakes(subject: Subject, one: Measured, count: int) -> list[str]:
 
 
 def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) -> str:
-    """The page, by the name of each split, of which the last is looked at most closely; `sure` as `intervals` says."""
+    """Return the HTML of the page.
+
+    `measured` maps the name of each split to its results. The page shows the last split in most detail. `sure` maps the
+    names to the confidence intervals that `Measured.intervals` returns.
+    """
     import jinja2
 
     task, names = subject.task, METRICS[subject.task]
@@ -178,7 +189,7 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         hashes=subject.hashes,
         version=__version__,
     )
-    return text.encode(errors="backslashreplace").decode()  # a file's name may be no text
+    return text.encode(errors="backslashreplace").decode()  # file names may not be valid UTF-8
 
 
 def _absent(subject: Subject, one: Measured) -> str:

@@ -16,7 +16,7 @@ from bert_jax.command import printable
 
 from .statistics import Calibration
 
-# Colours that stand for the page's own, by CSS: ink, two series, and shades of a matrix.
+# Colours that `_svg` replaces by the CSS colours of the page: text, and two series. `_ONE` also shades the matrix.
 _INK, _ONE, _TWO = "#010101", "#020202", "#030303"
 _PAGE = {_INK: "currentColor", _ONE: "var(--one)", _TWO: "var(--two)"}
 _STYLE: dict[str, Any] = {
@@ -48,7 +48,10 @@ def _figure(width: float = 4.4, height: float = 2.7) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure, said: str) -> str:
-    """The figure as an `svg` element that is as wide as there is room, with names of its own."""
+    """Return the figure as an `svg` element with the title `said`.
+
+    The element has no fixed size, so it is as wide as the page allows. Its ids differ from those of all other figures.
+    """
     text = io.StringIO()
     FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
@@ -65,7 +68,7 @@ def _svg(figure: Figure, said: str) -> str:
 
 
 def curves(log: Sequence[Mapping[str, Any]], metric: str, word: str) -> list[tuple[str, str]]:
-    """Loss, learning rate and the chosen metric by step, from the lines of metrics.jsonl: titles and plots."""
+    """Return titles and plots of loss, metric and learning rate by step, from the lines of metrics.jsonl."""
     steps = [line for line in log if "grad_norm" in line]
     epochs = [line for line in log if "split" in line]
     out = []
@@ -109,7 +112,10 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float],
 
 
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> tuple[str, str]:
-    """True classes down, predicted across, shaded by the share of the true class; of many, those confused most."""
+    """Return the title and plot of a confusion matrix: true classes down, predicted classes across.
+
+    Cells are shaded by their share of the true class. Of many classes, the plot shows those that are confused most.
+    """
     table = np.array(counts)
     chosen = np.arange(len(table))
     if len(table) > _MOST_CLASSES:
@@ -143,7 +149,10 @@ def _square(x: float, y: float, share: float) -> Any:
 
 
 def calibrated(found: Calibration) -> str:
-    """The share that came true beside the probability stated; wider bars hold more predictions."""
+    """Return a plot of the share of predictions that came true against the predicted probability.
+
+    Wider bars hold more predictions.
+    """
     figure, axes = _figure()
     some = found.counts > 0
     width = 1 / len(found.counts)
@@ -157,7 +166,7 @@ def calibrated(found: Calibration) -> str:
 
 
 def histogram(groups: Mapping[str, np.ndarray], label: str, bounds: tuple[float, float] | None = None) -> str:
-    """How often each value occurs, in two groups or one."""
+    """Return a histogram of the values in one or two groups."""
     figure, axes = _figure()
     values = np.concatenate(list(groups.values()))
     low, high = bounds or (float(values.min()), float(values.max()) + 1e-9)
@@ -171,7 +180,7 @@ def histogram(groups: Mapping[str, np.ndarray], label: str, bounds: tuple[float,
 
 
 def scatter(said: np.ndarray, true: np.ndarray, label: str) -> str:
-    """Predicted beside true numbers; of many, 2,000 at random."""
+    """Return a plot of predicted against true numbers. Of more than 2,000 points, 2,000 random ones are drawn."""
     figure, axes = _figure(4.4, 3.6)
     chosen = np.random.default_rng(0).permutation(len(said))[:2000]
     axes.plot(true[chosen], said[chosen], ".", color=_ONE, alpha=0.35, markersize=4, markeredgewidth=0)
@@ -182,7 +191,7 @@ def scatter(said: np.ndarray, true: np.ndarray, label: str) -> str:
 
 
 def bars(values: Sequence[float], labels: Sequence[str], label: str) -> str:
-    """A bar for each label, at most 40 of them: the lowest."""
+    """Return a plot with a bar for each label. Of more than 40 labels, the 40 with the lowest values are drawn."""
     order = np.argsort(values, kind="stable")[:40][::-1].tolist()
     figure, axes = _figure(4.4, 0.9 + 0.2 * len(order))
     axes.barh(range(len(order)), [values[i] for i in order], color=_ONE, alpha=0.7, height=0.7)
@@ -193,14 +202,17 @@ def bars(values: Sequence[float], labels: Sequence[str], label: str) -> str:
 
 
 def short(name: str) -> str:
-    """A label that fits beside a plot; matplotlib would read dollars as mathematics."""
+    """Return a label shortened to fit beside a plot.
+
+    Dollar signs are escaped, because matplotlib would read them as mathematics.
+    """
     name = printable(name)
     return (name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$")
 
 
 def drawn(function: Any, *args: Any) -> Any:
-    """Call a function of this module in its style."""
+    """Call a function that draws plots, with the style of this module, and return its result."""
     style: Any = _STYLE
     with rc_context(style), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of glyphs that its font lacks, where the browser's own will be used
+        warnings.simplefilter("ignore")  # matplotlib's font lacks glyphs, but the browser has its own
         return function(*args)

@@ -1,4 +1,4 @@
-"""What a report says of an evaluation beyond its figures: how sure they are, calibration, the worst mistakes."""
+"""Statistics of an evaluation besides its metrics: confidence intervals, calibration and the worst mistakes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from bert_jax.scores import HALF, scores_of
 from ..metrics import METRICS, Metrics, measure
 
 _RESAMPLES, _FEWEST, _WORK = 1000, 200, 20_000_000
-"""Resamples of a bootstrap, fewer where these would take more than so many numbers, and never fewer than."""
+"""Number of bootstrap resamples: at most `_RESAMPLES`, at least `_FEWEST`, and else at most `_WORK` logits in all."""
 
 _SHOWN = 10
-"""Classes that are named in a remark, at most."""
+"""Maximum number of classes that a remark names."""
 
 
 def intervals(
@@ -27,12 +27,13 @@ def intervals(
     seed: int = 0,
     threshold: float = HALF,
 ) -> dict[str, tuple[float, float]]:
-    """95% confidence intervals of a task's figures, by the stratified percentile bootstrap (Efron, 1979).
+    """Return 95% confidence intervals of a task's metrics, by the stratified percentile bootstrap (Efron, 1979).
 
-    Examples are drawn with replacement within their class, so that no class grows or vanishes; texts of several
-    labels within their rarest one. Classes of one example are drawn from together (collapsed strata), or they would
-    never vary. A figure that a resample does not define is left out. Intervals hold the figure itself, whatever the
-    bootstrap's bias. Up to 1,000 resamples, and at least 200 of large sets, the same ones for the same seed.
+    Examples are drawn with replacement within their class, so that no class grows or vanishes. A text with several
+    labels is drawn within its rarest label. Classes of one example are drawn from together (collapsed strata), because
+    they would never vary on their own. A metric that is undefined for a resample is left out of that resample. Each
+    interval includes the metric itself, whatever the bias of the bootstrap. There are up to 1,000 resamples, and at
+    least 200 for large sets. The same seed gives the same resamples.
     """
     whole = measure(task, logits, targets, threshold=threshold)
     strata = _strata(task, targets)
@@ -45,7 +46,7 @@ def intervals(
     for values in found:
         chosen = order[first + generator.integers(0, sizes)]
         metrics = measure(task, logits[chosen], targets[chosen], **how)
-        if held.any() and not held.all():  # labels that no example has are 0 in these means, in each resample
+        if held.any() and not held.all():  # labels without examples count as 0 in each resample
             of_held = measure(task, logits[chosen][:, held], targets[chosen][:, held], **how)
             metrics |= {name: held.mean() * of_held[name] for name in ("macro_f1", "map")}
         values[:] = [metrics[name] for name in METRICS[task]]
@@ -53,14 +54,14 @@ def intervals(
 
 
 def _bounds(values: Float[np.ndarray, " B"], figure: float) -> tuple[float, float]:
-    """Where 95% of resampled values lie, and the figure itself."""
+    """Return the interval of the middle 95% of the resampled values, widened to include the metric `figure` itself."""
     known = values[~np.isnan(values)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (figure, figure)
     return float(min(low, figure)), float(max(high, figure))
 
 
 def _strata(task: str, targets: Shaped[np.ndarray, "N ..."]) -> Int[np.ndarray, " N"]:
-    """Which stratum each example belongs to, as small numbers of which none is left out."""
+    """Return the stratum of each example. Strata are numbered from 0 without gaps."""
     if task == REGRESSION:
         return np.zeros(len(targets), np.int64)
     if task == MULTI_LABEL:
@@ -73,7 +74,7 @@ def _strata(task: str, targets: Shaped[np.ndarray, "N ..."]) -> Int[np.ndarray, 
 
 
 def absent(task: str, targets: Shaped[np.ndarray, "N ..."], metrics: Metrics, labels: Sequence[str]) -> str:
-    """What a reader of macro averages should know of classes that these targets lack; empty where there is nothing."""
+    """Return a remark on how macro averages count classes that the targets lack, or an empty string if none is due."""
     if task == REGRESSION:
         return ""
     if task == MULTI_LABEL:
@@ -86,9 +87,11 @@ def absent(task: str, targets: Shaped[np.ndarray, "N ..."], metrics: Metrics, la
 
 
 class Calibration(NamedTuple):
-    """Of predictions in each bin of stated probability: how many, what was stated, and what share came true.
+    """Calibration of predictions in bins of predicted probability.
 
-    `error` is the expected calibration error: the mean difference of the two, by count (Naeini et al., 2015).
+    For each bin, `counts` is the number of predictions, `stated` their mean predicted probability, and `true` the share
+    of them that came true. `error` is the expected calibration error: the mean absolute difference of `stated` and
+    `true`, weighted by `counts` (Naeini et al., 2015).
     """
 
     counts: Int[np.ndarray, " bins"]
@@ -100,7 +103,10 @@ class Calibration(NamedTuple):
 def calibration(
     task: str, logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N ..."], bins: int = 10
 ) -> Calibration | None:
-    """In bins of equal width, of the predicted class, or of every label; None for a regression."""
+    """Return the calibration in bins of equal width, or None for a regression.
+
+    The predictions are the predicted class of each text for single labels, and every label of each text for several.
+    """
     if task == REGRESSION:
         return None
     scores = scores_of(logits.astype(np.float64), task)
@@ -123,10 +129,11 @@ def worst(
     count: int = 20,
     threshold: float = HALF,
 ) -> list[int]:
-    """The examples that are most wrong, at most `count`, the worst first.
+    """Return the indices of the examples that are most wrong, at most `count`, the worst first.
 
-    Of single labels those given a wrong one with the highest probability; of several, where the probabilities of
-    wrong answers sum to most, if any is wrong; of a regression, those furthest off.
+    For single labels, these are the wrong predictions with the highest probability. For several labels, they are the
+    examples with a wrong label, by the probability of the wrong answer summed over all labels. For a regression, they
+    are the examples with the largest error.
     """
     scores = scores_of(logits.astype(np.float64), task)
     if task == SINGLE_LABEL:
