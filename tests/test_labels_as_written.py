@@ -262,6 +262,14 @@ def test_a_model_and_a_data_set_that_number_the_same_names_differently():
     assert by_number(data, called) == "labels pos, neg of the data are taken, by number, for LABEL_0, LABEL_1"
     with pytest.raises(UserError, match=r"its 2 labels are pos, neg; expected LABEL_0, LABEL_1, LABEL_2; write these"):
         targets_of(data, ("LABEL_0", "LABEL_1", "LABEL_2"))
+    plain = [("some words", 0), ("more words", 1)]
+    data = read(TrainConfig(), None, {"train": plain, "dev": table})  # the source of dev alone names its numbers
+    called, targets = targets_of(data, ("LABEL_0", "LABEL_1"))
+    assert (targets["train"].tolist(), targets["dev"].tolist()) == ([0, 1], [0, 1, 0, 0])
+    assert by_number(data, called) == "labels pos, neg of the data are taken, by number, for LABEL_0, LABEL_1"
+    with pytest.raises(UserError, match=r"dev: its 2 labels are pos, neg; expected LABEL_0, LABEL_1, LABEL_2; write"):
+        targets_of(data, ("LABEL_0", "LABEL_1", "LABEL_2"))
+    data = read(TrainConfig(), None, {"train": table, "dev": table})
     with pytest.raises(UserError, match=r"row 1: label 'pos' is unknown; expected one of neg, bad"):
         targets_of(data, ("neg", "bad"))
 

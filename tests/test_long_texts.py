@@ -213,5 +213,14 @@ def test_balanced_weights_count_what_is_trained_on(tmp_path):
     assert windows.class_weights == pytest.approx([0, counts[0] / counts[1]])
 
 
+def test_a_text_of_many_windows_counts_once_as_cut(tmp_path):
+    """Of a pair whose shorter text is cut, every window is truncated; the preview counts texts."""
+    model = write_random(PRIMES.replace(architecture=ENCODER, labels=()), tmp_path)
+    rows = [("good " * 20, "bad " * 40 + str(i), i % 2) for i in range(4)]
+    options = {"model": str(model), "max_length": 12, "long_texts": "windows", "stride": 2}
+    said = prepare(TrainConfig(**options), {"train": rows, "dev": rows}).describe()
+    assert "4 cut to 12 tokens (100.0%), in " in said
+
+
 def test_a_checkpoint_that_says_nothing_reads_all_the_model_takes(primes_directory):
     assert TextClassifier.load(primes_directory).cutting == Cutting(67, "head", None)

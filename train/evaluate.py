@@ -36,8 +36,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     what.add_argument("--data-name", metavar="NAME", help="configuration of a hub dataset")
     what.add_argument("--data-revision", metavar="R", help="branch, tag or commit of a hub dataset")
-    for name, what_it_holds in (("text", "the text"), ("pair", "the second text of a pair"), ("label", "the label")):
-        what.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {what_it_holds} (default: found)")
+    for name, what_it_holds, default in (
+        ("text", "the text", "found"),
+        ("pair", "the second text of a pair", "found, unless --text-column is given"),
+        ("label", "the label", "found"),
+    ):
+        what.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {what_it_holds} (default: {default})")
     what.add_argument("--label-separator", default=",", metavar="S", help="what parts several labels in one cell")
     what.add_argument(
         "--skip-bad", action="store_true", help="count and leave out rows without a usable text and label"

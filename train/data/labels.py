@@ -60,7 +60,7 @@ def by_number(data: Data, names: Sequence[str]) -> str:
         return ""
     said: Sequence[str] = ()
     if _named_numbers(data):
-        said = () if _shared(data, names) else data.names
+        said = () if _shared(data, names) else _source_names(data)
     elif data.task == SINGLE_LABEL and (numbers := _numbers_in(names)) and numbers != list(range(len(names))):
         labels = {_as_integer(label) for split in data.splits.values() for _, _, label in _labels(split)}
         if None not in labels and not labels <= {_as_integer(name) for name in names}:
@@ -79,10 +79,12 @@ def _as_named(data: Data, names: Sequence[str]) -> Data:
         return data
     shared = _shared(data, names)
     if not shared:
-        if names and len(names) != len(data.names):
+        theirs = _source_names(data)
+        if names and len(names) != len(theirs):
+            where = next(split.path for split in data.splits.values() if split.names == theirs)
             raise UserError(
-                f"{next(iter(data.splits.values())).path}: its {len(data.names)} labels are "
-                f"{', '.join(data.names[:20])}; expected {', '.join(names[:20])}; write these in place of numbers"
+                f"{where}: its {len(theirs)} labels are {', '.join(theirs[:20])}; expected {', '.join(names[:20])}; "
+                "write these in place of numbers"
             )
         return data
     splits = {}
@@ -102,6 +104,11 @@ def _named_numbers(data: Data) -> bool:
     """Return whether any label is a number for which the source of its split gives names."""
     named = (split for split in data.splits.values() if split.names)
     return any(isinstance(label, int) for split in named for _, _, label in _labels(split))
+
+
+def _source_names(data: Data) -> tuple[str, ...]:
+    """Return the names that the source of the first split with such names gives the label numbers."""
+    return next(split.names for split in data.splits.values() if split.names)
 
 
 def _shared(data: Data, names: Sequence[str]) -> dict[str, str]:

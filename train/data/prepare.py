@@ -120,8 +120,8 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
 class _Texts:
     """The examples of a split, tokenised while they are iterated over. Iterate over them only once.
 
-    The iteration fills `owners` with the index of each example's text, `cut` with the number of truncated examples,
-    and `lengths` with the lengths of the examples.
+    The iteration fills `owners` with the index of each example's text, `cut` with the number of texts of which an
+    example is truncated, and `lengths` with the lengths of the examples.
     """
 
     def __init__(self, tokenizer: Tokenizer, split: Split, cutting: Cutting):
@@ -131,9 +131,11 @@ class _Texts:
     def __iter__(self) -> Iterator[Tokens]:
         rows = self._split.rows
         pairs = (row.pair or "" for row in rows) if any(row.pair is not None for row in rows) else None
+        last = None  # the last text that was truncated; the windows of a text follow one another
         for owner, tokens in self._tokenizer.examples((row.text for row in rows), pairs, self._cutting):
             self.owners.append(owner)
-            self.cut += tokens.truncated
+            if tokens.truncated and owner != last:
+                self.cut, last = self.cut + 1, owner
             self.lengths.add(tokens)
             yield tokens
 
