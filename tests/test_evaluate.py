@@ -133,14 +133,22 @@ def test_data_that_the_run_has_seen_is_said(trained, tmp_path, capsys):
     evaluate(["--model", str(run), "--data", str(copy), "--out", str(tmp_path / "other")])
     assert "warning" not in capsys.readouterr().out
     record = json.loads((run / "run.json").read_text())
-    assert seen_before(record["contents"]["the data (train)"], record) == said
+    assert seen_before(record["contents"]["the data (train)"], [], record) == said
     chosen = {"contents": {"the model": "e", "the data (train)": "t", "the data (dev)": "d", "the data (test)": "e"}}
-    assert seen_before("d", chosen).startswith("the best model was chosen")
-    assert not seen_before("e", chosen)
+    assert seen_before("d", [], chosen).startswith("the best model was chosen")
+    assert not seen_before("e", [], chosen)
+    parts = {
+        "data": {"train": {"train-00000-of-00002.csv": "p", "train-00001-of-00002.csv": "q"}, "dev": {"dev.csv": "r"}}
+    }
+    assert seen_before("q", ["q"], parts) == said
+    assert seen_before("r", ["r", "s"], parts).startswith("the best model was chosen")
+    assert not seen_before("s", ["s"], parts)
     # What runs of an older version say.
-    assert seen_before("d", {"splits": {"train": "t", "dev": "d", "test": "e"}}).startswith("the best model was chosen")
-    assert not seen_before("e", {"splits": {"train": "t", "dev": "d", "test": "e"}})
-    assert not seen_before("e", {})
+    assert seen_before("d", [], {"splits": {"train": "t", "dev": "d", "test": "e"}}).startswith(
+        "the best model was chosen"
+    )
+    assert not seen_before("e", [], {"splits": {"train": "t", "dev": "d", "test": "e"}})
+    assert not seen_before("e", [], {})
 
 
 @pytest.mark.parametrize("threshold", [0.12, "best"])

@@ -2,7 +2,7 @@
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         "data": f"{len(split.rows):,} texts from {split.path}" + (f", {cut:,} cut" if cut else ""),
         "task": f"{task.replace('_', ' ')}: {', '.join(start.config.labels[:30])}",
     }
-    warning = seen_before(split.sha256, run_of_it.record if run_of_it else {})
+    warning = seen_before(split.sha256, split.files.values(), run_of_it.record if run_of_it else {})
     facts |= {"warning": warning} if warning else {}
     subject = page.Subject(
         title=f"{Path(args.model).name} on {Path(str(split.path)).name}",
@@ -137,12 +137,15 @@ def main(argv: list[str] | None = None) -> None:
     console.print(f"wrote {out}", soft_wrap=True)
 
 
-def seen_before(sha256: str, record: Mapping[str, Any]) -> str:
-    """Return a warning if the run of `record` (run.json) trained, or chose its best model, on data with this SHA-256.
+def seen_before(sha256: str, files: Collection[str], record: Mapping[str, Any]) -> str:
+    """Return a warning if the run of `record` (run.json) trained, or chose its best model, on this data.
 
-    Return an empty string if the run has not seen the data.
+    The data are known by the SHA-256 of the split and of each of its files, as the parts of a set are files. Return an
+    empty string if the run has not seen them.
     """
-    there = [name for name, before in split_hashes(record).items() if before == sha256]
+    there = {name for name, before in split_hashes(record).items() if before == sha256}
+    parts = record.get("data", {}).items()
+    there |= {name for name, of in parts if isinstance(of, Mapping) and set(of.values()) & set(files)}
     if "train" in there:
         return "the model was trained on this very data: these figures say little of other texts"
     return "the best model was chosen on this very data: these figures flatter it" if "dev" in there else ""
