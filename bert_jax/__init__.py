@@ -55,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    # Imported on first use, so that a command can check its input before it waits for JAX.
+    # Each name is imported on its first use, so that a command can check its input before it waits for JAX.
     if name in _HOME:
         return getattr(importlib.import_module(f"bert_jax.{_HOME[name]}"), name)
     raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")

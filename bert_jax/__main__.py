@@ -1,4 +1,4 @@
-"""Label texts: one JSON object a line, as many as texts, in their order; or a table with its rows labelled."""
+"""Label texts: write a line with a JSON object for each text, in order, or a table with its rows labelled."""
 
 import functools
 import itertools
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--text-column", metavar="NAME", help="a table's column with the text (default: found)")
     parser.add_argument(
-        "--pair-column", metavar="NAME", help="a table's column with the second text of a pair (default: found)"
+        "--pair-column",
+        metavar="NAME",
+        help="a table's column with the second text of a pair (default: found, unless --text-column is given)",
     )
     parser.add_argument(
         "--output",
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         check_max_length(args.max_length, checkpoint.config, pairs=args.pairs)
     table = _table(args)
     with _input(args, table) as (texts, pairs, interactive), _output(args, table) as write:
-        # JAX is imported here, after everything that can be wrong without it.
+        # JAX is imported after everything that can be checked without it.
         from bert_jax.compilation import use_cache
         from bert_jax.predict import TextClassifier
 
@@ -93,7 +95,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _table(args) -> Table | None:
-    """The table to label, where `--input` is one; `UserError` for options of tables where it is none."""
+    """Return the table to label, or None if `--input` is not a table.
+
+    Raises `UserError` for options of tables if `--input` is not a table.
+    """
     if args.output:
         check_output(Path(args.output))
     written = bool(args.output) and kind(Path(args.output)) in WRITTEN
@@ -109,7 +114,7 @@ def _table(args) -> Table | None:
 
 @contextmanager
 def _input(args, table: Table | None) -> Iterator[tuple[Iterable[str], Iterable[str] | None, bool]]:
-    """The texts, their pairs if they have some, and whether each is to be answered before the next is read."""
+    """Yield the texts, the second texts of pairs or None, and whether to label each text before the next is read."""
     if args.texts:
         yield (args.texts[::2], args.texts[1::2], False) if args.pairs else (args.texts, None, False)
     elif table is not None:
@@ -139,7 +144,7 @@ def _open(name: str) -> BinaryIO:
 
 @contextmanager
 def _output(args, table: Table | None) -> Iterator["Callable[[Prediction], None]"]:
-    """What writes a prediction."""
+    """Yield the function that writes a prediction."""
     if table is not None and args.output and kind(Path(args.output)) in WRITTEN:
         with writing(Path(args.output), table.path, overwrite=args.overwrite) as rows:
             yield lambda prediction: rows.write(answer(table.row(), prediction, logits=args.logits))
@@ -155,7 +160,7 @@ def _output(args, table: Table | None) -> Iterator["Callable[[Prediction], None]
 
 def _write(out: TextIO, logits: bool, flush: bool, prediction: "Prediction") -> None:
     line = json.dumps(prediction.to_dict(logits=logits), ensure_ascii=False)
-    # JSON's own escapes leave the control characters of 8 bits, which drive some terminals too.
+    # JSON does not escape the control characters from 0x7f to 0x9f, which control some terminals too.
     out.write((line if line.isprintable() else _CONTROL.sub(_escaped, line)) + "\n")
     if flush:
         out.flush()
@@ -175,7 +180,7 @@ def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def _halves(lines: Iterable[str], name: str) -> tuple[Iterator[str], Iterator[str]]:
-    """The first and second texts of lines, each of which is read once."""
+    """Return the first texts and the second texts of lines of pairs; each line is read once."""
 
     def parted() -> Iterator[tuple[str, str]]:
         for number, line in enumerate(lines, 1):

@@ -1,4 +1,4 @@
-"""Special tokens that a tokenizer's settings name, and tokens beside its vocabulary, added as in transformers 5."""
+"""Add the special tokens that a tokenizer's settings name, and tokens beside its vocabulary, as transformers 5 does."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ from bert_jax.errors import UserError
 _SPECIAL_TOKENS = ("unk", "sep", "pad", "cls", "mask")
 
 NEEDED = ("unk", "cls", "sep")
-"""Kinds of special tokens without which BERT's tokenizer makes no ids of a text."""
+"""Kinds of special tokens that BERT's tokenizer needs to convert a text to ids."""
 
 
 def special_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What the settings call each of BERT's special tokens, by kind: unk, sep, pad, cls, mask; null ones left out.
+    """Return the names of BERT's special tokens in the settings, by kind: unk, sep, pad, cls, mask.
 
-    Raises `UserError` for a null or empty one that texts need.
+    Kinds whose setting is null are left out. Raises `UserError` for a null or empty setting of a kind in `NEEDED`.
     """
     values = {kind: settings.get(f"{kind}_token", f"[{kind.upper()}]") for kind in _SPECIAL_TOKENS}
     for kind in NEEDED:
@@ -38,12 +38,15 @@ def _content(value: Any, kind: str) -> str:
 
 
 def is_own(name: str, value: Any) -> bool:
-    """Whether a setting names a special token of a kind that only this checkpoint has."""
+    """Return whether a setting names a special token of a kind that only this checkpoint has."""
     return name.endswith("_token") and not _is_named(name) and isinstance(value, str | dict)
 
 
 def _named(settings: Mapping[str, Any], is_bert: bool) -> dict[str, Any]:
-    """The special tokens that the settings name, by the names, in transformers' order; BERT's own by default."""
+    """Return the special tokens that the settings name, by content, in transformers' order.
+
+    With `is_bert`, BERT's own special tokens are the defaults.
+    """
     found = {}
     for kind in ("bos", "eos", *_SPECIAL_TOKENS):
         default = f"[{kind.upper()}]" if is_bert and kind in _SPECIAL_TOKENS else None
@@ -56,7 +59,10 @@ def _named(settings: Mapping[str, Any], is_bert: bool) -> dict[str, Any]:
 
 
 def _extra(settings: Mapping[str, Any], older: bool = True) -> dict[str, Any]:
-    """The special tokens in a list, by their contents; where there is none, those under its `older` name."""
+    """Return the special tokens in the list `extra_special_tokens` of the settings, by content.
+
+    With `older`, the list is read under its older name, `additional_special_tokens`, if the new name is not set.
+    """
     name = "extra_special_tokens"
     if older and name not in settings:
         name = "additional_special_tokens"
@@ -81,9 +87,11 @@ def _token(entry: Any, **more: Any) -> AddedToken:
 def wanted_tokens(
     added: Mapping[str, int], listed: list[dict[str, Any]], where: Path, settings: Mapping[str, Any]
 ) -> dict[int, AddedToken]:
-    """Tokens beside the vocabulary by id: those of `tokenizer_config.json`, else `added` and `listed`.
+    """Return the tokens beside the vocabulary, by id.
 
-    These are the contents of `added_tokens.json` and the added tokens of `tokenizer.json`.
+    They are the `added_tokens_decoder` of the settings (`tokenizer_config.json`) if there is one. Otherwise they are
+    the tokens in `added`, the contents of `added_tokens.json`, and in `listed`, the added tokens of `tokenizer.json`.
+    Raises `UserError` for malformed tokens.
     """
     wanted: dict[int, AddedToken] = {}
     with _malformed(where):
@@ -93,7 +101,7 @@ def wanted_tokens(
                     raise TypeError("a token is no string")
                 wanted[int(number)] = _token(entry)
             return wanted
-        # A list under its older name comes too late for transformers to make these tokens special.
+        # transformers reads a list under its older name too late to mark its tokens as special.
         special = {*_extra(settings, older=False), *(_content(v, k) for k, v in settings.items() if _is_named(k) and v)}
         for content, number in added.items():
             wanted[number] = AddedToken(content, normalized=content not in special, special=content in special)
@@ -114,7 +122,7 @@ def add_tokens(
     *,
     is_bert: bool,
 ) -> None:
-    """Add tokens in transformers' order; raise `UserError` where one cannot have its id."""
+    """Add tokens to `backend` in transformers' order; raise `UserError` if a token cannot have its id."""
     with _malformed(where):
         there = {repr(token) for token in backend.get_added_tokens_decoder().values()}
         known = {token.content for token in backend.get_added_tokens_decoder().values()}

@@ -1,4 +1,4 @@
-"""Tables to label: texts out of their columns, and the same rows back with what the model says of each."""
+"""Tables to label: read the texts from their columns, and write the same rows with a prediction for each."""
 
 import csv
 import itertools
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from bert_jax.predict import Prediction
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-"""Kinds of files that are read as tables; all others hold a text a line."""
+"""Endings of files that are read as tables; all other files hold one text a line."""
 
 WRITTEN = (".csv", ".parquet")
-"""Kinds of files that are written as tables; all others get a JSON object a line."""
+"""Endings of files that are written as tables; all other files get one JSON object a line."""
 
 _NOT_WRITTEN = (".tsv", ".gz", ".bz2", ".xz", ".zst", ".zip", ".xls", ".xlsx", ".feather", ".arrow")
 
 
 class Table:
-    """A file whose texts are labelled; its rows wait here for what is said of them.
+    """A file whose texts are labelled, with a queue of the rows that wait for their predictions.
 
-    Raises `UserError` with the line or row of what is not a text.
+    Rows are queued only if `keep` is true. Raises `UserError`, with the line or row, for a value that is not a text.
     """
 
     def __init__(self, path: Path, text: str | None, pair: str | None, *, keep: bool):
@@ -40,7 +40,10 @@ class Table:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Iterator[str], Iterator[str] | None]]:
-        """The texts, and the second texts of pairs, to be read side by side."""
+        """Yield the texts and the second texts of pairs, or None if there are no pairs.
+
+        The two iterators must be read side by side.
+        """
         with records(self.path) as (found, _):
             sample = list(itertools.islice(found, SAMPLE))
             rows = [record for _, record in sample if isinstance(record, dict)]
@@ -55,7 +58,7 @@ class Table:
             yield (text for text, _ in one), (pair or "" for _, pair in other)
 
     def row(self) -> dict[str, Any]:
-        """The next row that waits, in order."""
+        """Remove the first row from the queue and return it."""
         return self._waiting.popleft()
 
     def _texts(self, found: Iterator[Any], columns: tuple[str, str | None]) -> Iterator[tuple[str, str | None]]:
@@ -75,7 +78,7 @@ class Table:
 
 
 class Writer(Protocol):
-    """Takes the rows of the answer one by one."""
+    """A writer of the labelled rows, one by one."""
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row."""
@@ -83,18 +86,21 @@ class Writer(Protocol):
 
 
 def check_output(path: Path) -> None:
-    """Raise `UserError` for a name that promises another kind of file than those that are written."""
+    """Raise `UserError` if the ending of `path` is that of a file format which is not written."""
     name = path.name.lower()
     if name.endswith(_NOT_WRITTEN):
         raise UserError(f"{path}: {Path(name).suffix} is not written; choose NAME.csv, NAME.parquet or NAME.jsonl")
 
 
 def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> dict[str, Any]:
-    """The columns of the input, then ours; `UserError` where the input has a column of such a name already."""
+    """Return the columns of an input row, followed by the columns of its prediction.
+
+    Raises `UserError` if the row already has a column of such a name.
+    """
     said = prediction.to_dict(logits=logits)
     ours: dict[str, Any] = {}
     if "labels" in said:
-        parted = any("," in name for name in prediction.scores)  # so that a list in a cell is read as it was
+        parted = any("," in name for name in prediction.scores)  # a label with a comma could not be read back
         ours["predicted_labels"] = (
             json.dumps(said["labels"], ensure_ascii=False) if parted else ", ".join(said["labels"])
         )
@@ -112,9 +118,10 @@ def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> di
 
 
 def writing(path: Path, source: Path, *, overwrite: bool) -> AbstractContextManager[Writer]:
-    """Have a csv or parquet file take the place of `path` when the block ends well.
+    """Return a context manager whose csv or parquet file replaces `path` if the block ends without an error.
 
-    Where both `source`, whose rows these are, and `path` are parquet files, columns keep their types.
+    `source` is the file that the rows come from. If `source` and `path` are both parquet files, columns keep their
+    types.
     """
     if kind(path) == ".csv":
         return _csv(path, overwrite)
@@ -175,7 +182,7 @@ def _parquet(path: Path, source: Path | None, overwrite: bool) -> Iterator[Write
 
 
 def _beside(source: Path, rows: list[dict[str, Any]]) -> "pyarrow.Table":
-    """The columns of a parquet file as they are, types and what pandas made of them too, and those that rows add."""
+    """Return the columns of a parquet file, with their types and pandas metadata, and the columns that `rows` add."""
     import pyarrow
     import pyarrow.parquet
 
@@ -191,6 +198,6 @@ def _beside(source: Path, rows: list[dict[str, Any]]) -> "pyarrow.Table":
 
 
 def _same_columns(path: Path, names: Sequence[str], row: dict[str, Any], number: int) -> None:
-    """Raise `UserError` where a row has a column that the first one has not."""
+    """Raise `UserError` if a row has a column that the first row does not have."""
     if more := [name for name in row if name not in names]:
         raise UserError(f"{path}: row {number} has a column {more[0]}, which row 1 has not; choose a jsonl output")

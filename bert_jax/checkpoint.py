@@ -1,8 +1,8 @@
-"""The native checkpoint: a directory with `config.json`, `model.safetensors` and the tokenizer.
+"""The native checkpoint: a directory with `config.json`, `model.safetensors` and the tokenizer's files.
 
-Tensor names are Flax paths joined by dots, layouts are Flax's (kernels are inputs x outputs), and
-an encoder inside a classifier is named as it is alone. Label names are in `config.json`. Nothing
-here but `load` needs JAX.
+Tensor names are Flax paths joined by dots. Layouts are Flax's: kernels have shape inputs x outputs. The encoder of a
+classifier has the same tensor names as an encoder alone. Label names are in `config.json`. In this module, only `load`
+needs JAX.
 """
 
 import hashlib
@@ -31,17 +31,17 @@ FORMAT = "bert_jax"
 VERSION = "1"
 
 RECORD, BEST = "run.json", "best"
-"""In the directory of a training run: what it says of itself, and its best model."""
+"""Names in the directory of a training run: the file with the run's record, and the directory of its best model."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model as data: config, named arrays in their stored dtypes, provenance, other files.
 
-    `metadata` is what the safetensors header says besides format and version: `source`,
-    `source_sha256` and the like, all strings. `files` maps relative names to the contents of the
-    tokenizer's files (and those sentence-transformers wants). `sha256` maps the names of the files
-    that config and tensors were read from to the SHA-256 of the very bytes that were read.
+    `metadata` holds the entries of the safetensors header other than format and version: `source`, `source_sha256` and
+    the like, all strings. `files` maps relative names to contents, for the tokenizer's files and the files that
+    sentence-transformers needs. `sha256` maps the names of the files that config and tensors were read from to the
+    SHA-256 of exactly the bytes that were read.
     """
 
     config: BertConfig
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """Name and native shape of every parameter that a checkpoint of this config holds."""
+    """Return the name and native shape of every parameter in a checkpoint with this config."""
     size, grown = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -83,7 +83,11 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
 
 
 def misfits(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Every way in which `tensors` is not exactly what `shapes` asks for, in words."""
+    """Describe every way in which `tensors` does not match `shapes`.
+
+    The misfits are missing and unexpected names, other shapes, dtypes that are not floating point, values that are NaN
+    or infinite, and values too large for float32.
+    """
     problems = [f"missing {name}" for name in shapes if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in shapes]
     for name, shape in shapes.items():
@@ -104,9 +108,9 @@ def misfits(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndar
 def check_tensors(
     where: object, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], *also: str, way: str = ""
 ) -> None:
-    """Raise one `UserError` that lists every misfit (and those found before, in `also`).
+    """Raise one `UserError` that lists every misfit, after the misfits in `also` that the caller found before.
 
-    `way` is what to do where there are tensors too many and nothing else is wrong.
+    `way` says what to do if unexpected tensors are the only misfits; it ends the message in that case.
     """
     problems = [*also, *misfits(shapes, tensors)]
     if problems:
@@ -115,7 +119,7 @@ def check_tensors(
 
 
 def check_memory(config: BertConfig, where: object) -> None:
-    """Raise `UserError` where the config's parameters alone exceed this machine's memory."""
+    """Raise `UserError` if the config's parameters alone exceed this machine's memory."""
     if config.parameter_bytes > (memory := physical_memory()):
         raise UserError(
             f"{where}: vocab_size, hidden_size and num_hidden_layers ask for {config.parameter_bytes:,} bytes "
@@ -124,7 +128,10 @@ def check_memory(config: BertConfig, where: object) -> None:
 
 
 def read_config(path: Path, reading: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> tuple[BertConfig, str]:
-    """`config.json`, or what `reading` makes of it, and its SHA-256; every error names the file."""
+    """Read a `config.json`; return the config and the SHA-256 of the file.
+
+    `reading` converts the file's JSON object before `BertConfig.from_dict` reads it. Every error names the file.
+    """
     content = read_bytes(path)
     data = parse_json(content, path)
     try:
@@ -138,11 +145,11 @@ def read_config(path: Path, reading: Callable[[dict[str, Any]], dict[str, Any]] 
 
 
 _OF_MODULE = ("config.json", "model.safetensors", "pytorch_model.bin")
-"""What a module of sentence-transformers keeps in its folder; all of it is carried along unread."""
+"""Files in the folder of a sentence-transformers module; a checkpoint carries them along without interpreting them."""
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
-    """The tokenizer's and sentence-transformers' files in a checkpoint directory, by relative name."""
+    """Return the tokenizer's and sentence-transformers' files in a checkpoint directory, as bytes by relative name."""
     names = [*tokenizers.FILES, "sentence_bert_config.json", "config_sentence_transformers.json", "modules.json"]
     if (directory / "modules.json").exists():
         folders = [folder for folder in sorted(directory.iterdir()) if re.fullmatch(r"\d+_\w+", folder.name)]
@@ -154,9 +161,9 @@ def read_files(directory: Path) -> dict[str, bytes]:
 
 
 def best_of(run: Path) -> Path:
-    """The best model in the directory of a training run.
+    """Return the directory of a training run's best model.
 
-    Raises `UserError` where it has kept none yet, or is being started over.
+    Raises `UserError` if the run has kept no model yet, or is being started over.
     """
     if read_json(run / RECORD).get("clearing"):
         raise UserError(f"{run / RECORD}: the run is being started over; wait until it has kept a model")
@@ -166,11 +173,14 @@ def best_of(run: Path) -> Path:
 
 
 _WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")
-"""Modules of sentence-transformers that keep nothing beside their config (the first one's weights are the model's)."""
+"""Modules of sentence-transformers that have only a config file (the weights of `Transformer` are the model's)."""
 
 
 def _check_modules(path: Path, names: list[str]) -> None:
-    """Raise `UserError` where a module of sentence-transformers could not be carried along whole."""
+    """Raise `UserError` if a module of sentence-transformers cannot be carried along whole.
+
+    `path` is `modules.json` and `names` are the files that are there. A malformed `modules.json` is an error too.
+    """
     try:
         modules = json.loads(decode(read_bytes(path, within=path.parent), path))
     except (ValueError, RecursionError) as error:
@@ -185,10 +195,10 @@ def _check_modules(path: Path, names: list[str]) -> None:
 
 
 def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
-    """Read and check a native checkpoint, or a run's best, without JAX; its `sha256` is empty unless `hashed`.
+    """Read and check a native checkpoint, or a training run's best model, without JAX.
 
-    Raises `UserError` for anything missing, damaged or not fitting together, and for a Hugging
-    Face directory, with the command that converts it.
+    `sha256` of the result is empty unless `hashed`. Raises `UserError` for files that are missing, damaged or do not
+    fit together. For a Hugging Face directory, the error gives the command that converts it.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -227,10 +237,10 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 def with_classifier(
     start: Checkpoint, labels: tuple[str, ...], seed: int, task: str = SINGLE_LABEL
 ) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint as a classifier of these labels for a task, and the names of parameters made new for it.
+    """Return the checkpoint as a classifier with these labels for a task, and the names of its new parameters.
 
-    New kernels are normal(0, initializer_range) by the seed, new biases 0. A classifier keeps the
-    tokenizer's files, but not sentence-transformers', which describe the embedding it no longer is.
+    New kernels are drawn from normal(0, initializer_range) with the seed; new biases are 0. The classifier keeps the
+    tokenizer's files. It drops sentence-transformers' files, as they describe an embedding model.
     """
     config = start.config.replace(
         architecture=CLASSIFIER,
@@ -252,7 +262,7 @@ def with_classifier(
 
 
 def without_classifier(start: Checkpoint) -> Checkpoint:
-    """The encoder of a classifier, as it was before it had one."""
+    """Return the encoder of a classifier: the checkpoint without the classifier's parameters, labels and threshold."""
     config = start.config.replace(architecture=ENCODER, labels=(), problem_type=None)
     tensors = {name: start.tensors[name] for name in parameter_shapes(config)}
     metadata = {name: value for name, value in start.metadata.items() if name != "threshold"}
@@ -260,7 +270,10 @@ def without_classifier(start: Checkpoint) -> Checkpoint:
 
 
 def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Tokenizer]:
-    """Read what a `bert_jax.predict.TextClassifier` needs, without JAX, and check that it fits together."""
+    """Read the checkpoint and tokenizer for a `bert_jax.predict.TextClassifier`, without JAX.
+
+    Raises `UserError` as `read` does, if the checkpoint has no classifier, and if the tokenizer does not fit it.
+    """
     checkpoint = read(directory, hashed=False)
     config = checkpoint.config
     if config.architecture != CLASSIFIER:
@@ -271,10 +284,12 @@ def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Token
 
 
 def load(directory: Path | str, dtype: Any = "float32", precision: str = "highest") -> "SequenceClassifier | Model":
-    """Load a native checkpoint, or a training run's best, as a model: a `SequenceClassifier` where it has a classifier.
+    """Load a native checkpoint, or a training run's best model, as a Flax model.
 
-    Parameters become float32 whatever they are stored in; `dtype` is what products compute in, and `precision`
-    (`bert_jax.config.PRECISIONS`) how exactly they do it in float32. Raises `UserError`.
+    Returns a `SequenceClassifier` if the checkpoint has a classifier, otherwise a `Model`. Parameters become float32,
+    whatever dtype they are stored in. Matrix products are computed in `dtype`. `precision` (one of
+    `bert_jax.config.PRECISIONS`) sets how exactly float32 products are computed. Raises `UserError` as `read` does, and
+    for an unknown dtype or precision.
     """
     from bert_jax.parameters import build
 

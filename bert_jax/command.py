@@ -1,4 +1,4 @@
-"""What every command line of the project shares: its parser and its way to fail."""
+"""The argument parser and the error handling that every command of the project shares."""
 
 import argparse
 import difflib
@@ -25,16 +25,16 @@ PRODUCTS: dict[str, dict[str, Any]] = {
         "help": "how exactly float32 is multiplied on GPU and TPU",
     },
 }
-"""Options of matrix products that several commands share: what `add_argument` takes, by name."""
+"""Options of matrix products that several commands share: keyword arguments of `add_argument`, by option."""
 
 _WIDTH = 80
-"""Columns of help, at most: longer lines are hard to read on a terminal of any width."""
+"""Maximum number of columns of help; longer lines are hard to read on a terminal of any width."""
 
 _DONE, _WRONG = "0 done", "2 something given is wrong or missing (one line on standard error says what)"
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Shows defaults, but for those that say nothing, in lines of at most 80 columns."""
+    """A formatter that shows all informative defaults, in lines of at most 80 columns."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=26, width=min(_WIDTH, shutil.get_terminal_size().columns) - 2)
@@ -52,15 +52,14 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def _has_many_choices(action: argparse.Action) -> bool:
-    """Whether the choices would fill a line by themselves; they are listed in the help's text then."""
+    """Return whether the choices take more than half of a line; if so, they are listed in the help's text."""
     return action.metavar is None and len(",".join(map(str, action.choices or ()))) > _WIDTH // 2
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser without abbreviations whose errors are one line (`UserError`) and name what was meant.
+    """An argparse parser without abbreviations; its errors are one line (`UserError`) and suggest what was meant.
 
-    `epilog` is printed line by line as it stands, and after it the exit codes: 0, 2, and 1 where
-    `exit_1` says what it means.
+    `epilog` is printed with its line breaks. The exit codes follow: 0, 2, and 1 if `exit_1` says what it means.
     """
 
     def __init__(self, *, epilog: str | None = None, exit_1: str | None = None, **options: Any):
@@ -69,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         self._last = "\n".join([*([epilog, ""] if epilog else []), "exit codes:", *(f"  {c}" for c in codes if c)])
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The options; raises `UserError` for the first that is none, even where others are missing."""
+        """Return the options; raise `UserError` for the first unknown option, even if required options are missing."""
         given = sys.argv[1:] if args is None else list(args)
         for argument in given[: given.index("--")] if "--" in given else given:
             name = argument.partition("=")[0]
@@ -84,7 +83,7 @@ class Parser(argparse.ArgumentParser):
             check_choice(name, value, action.choices)
 
     def format_help(self) -> str:
-        """Like a manual page: usage in a line, what it is for, options by group, examples, exit codes."""
+        """Return help like a manual page: usage in a line, description, options by group, examples, exit codes."""
         formatter = self._get_formatter()
         formatter.add_usage(f"%(prog)s {' '.join(self._synopsis())}", self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
@@ -110,7 +109,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Which of the known words was meant: the shortest that goes on like it, else the one most alike, or none."""
+    """Return the known word that `word` probably means, or None.
+
+    It is the shortest known word that begins with `word`, if `word` has more than two characters. Otherwise it is the
+    most similar one.
+    """
 
     def plain(text: str) -> str:
         return text.lstrip("-").replace("_", "-").lower()
@@ -126,7 +129,7 @@ def _did_you_mean(meant: str | None) -> str:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raise `UserError`, with the choice that was meant, where `value` is none of the choices of option `name`."""
+    """Raise `UserError`, with a suggested choice, if `value` is not one of the choices of option `name`."""
     choices = tuple(choices)
     if value in choices:
         return
@@ -136,16 +139,16 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped, so that data cannot drive the terminal."""
+    """Return `text` with control characters escaped, so that data cannot control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit with its code.
 
-    `UserError` becomes one line on standard error and exit code 2. A reader that went away
-    (SIGPIPE) ends the command quietly with code 141, Ctrl-C with code 130, as a shell expects. A Python
-    warning becomes one line, too.
+    `UserError` becomes one line on standard error and exit code 2, and so does JAX's error on a processor without AVX.
+    As a shell expects, the exit code is 130 after Ctrl-C, and 141 if the reader of standard output goes away (SIGPIPE).
+    The latter ends the command without a message. A Python warning becomes one line, too.
     """
     warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"
     try:

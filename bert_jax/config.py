@@ -1,4 +1,4 @@
-"""The model's configuration, under the field names of Hugging Face's `config.json`."""
+"""The model's configuration, with the field names of Hugging Face's `config.json`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,13 +8,17 @@ from typing import Any
 from bert_jax.errors import UserError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
-"""Values of `hidden_act` that are understood; `gelu` is the exact erf form."""
+"""Supported values of `hidden_act`; `gelu` is the exact erf form."""
 
 ATTENTION = ("auto", "plain", "triton", "mosaic", "interpret")
-"""How attention is computed: plain XLA, or the fused kernel for GPU, for TPU, or interpreted (slow, for tests)."""
+"""Implementations of attention.
+
+`plain` is plain XLA. The fused kernel is `triton` for GPU, `mosaic` for TPU, and `interpret` in interpreted form (slow,
+for tests). `auto` chooses between these (`bert_jax.attention.kernel_for`).
+"""
 
 PRECISIONS = ("highest", "high", "default")
-"""How exactly float32 numbers are multiplied: JAX's own names (`jax.lax.Precision`).
+"""How exactly float32 numbers are multiplied, under JAX's own names (`jax.lax.Precision`).
 
 On a CPU all three are float32. `highest` is float32 on every device; `high` is TF32 on a GPU and three bfloat16 passes
 on a TPU; `default` is the fastest: TF32 on a GPU and one bfloat16 pass on a TPU.
@@ -22,27 +26,27 @@ on a TPU; `default` is the fastest: TF32 on a GPU and one bfloat16 pass on a TPU
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
-"""What the logits of a classifier mean: one class of C, each label by itself, or a number."""
+"""What the logits of a classifier mean: one class of C, each label independently, or a number."""
 
 CLASSIFIER = "BertForSequenceClassification"
 ENCODER = "BertModel"
 ARCHITECTURES = (CLASSIFIER, ENCODER)
-"""What a checkpoint can be: an encoder with a sequence classifier, or an encoder alone."""
+"""Supported architectures: an encoder with a sequence classifier, or an encoder alone."""
 
 # A size of 2^31 or more cannot be indexed with the int32 that JAX uses.
 _SIZE_LIMIT = 2**31
 
-# Each layer has sixteen names, so a line of JSON could otherwise ask for any amount of memory.
+# Each layer has sixteen parameter names, so a line of JSON could ask for any amount of memory without this limit.
 _MOST_LAYERS = 1_000
 
-# Settings that change the network into one that is not built here, with their harmless values.
+# Settings that can select a network which this project does not implement, each with its harmless values.
 _UNSUPPORTED = {
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
     "position_embedding_type": ("absolute", None),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
-    # transformers 5 takes these from a config.json too.
+    # transformers 5 reads the settings below from a config.json too.
     "is_causal": (False, None),
     "per_layer_config": ({}, None),
     "attribute_map": ({}, None),
@@ -52,13 +56,14 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes and settings of a BERT, validated on construction (`UserError` names the field).
+    """Sizes and settings of a BERT model, validated on construction (`UserError` names the field).
 
-    Field names, meanings and defaults are those of transformers' `BertConfig`, but for three:
-    `architecture` is one of `ARCHITECTURES`, `labels` is `id2label` in order of id (empty for an
-    encoder alone), and `add_pooling_layer` says whether there is a pooler. `source` keeps the
-    dictionary the config was read from, so that fields which mean nothing here survive a
-    conversion there and back; it takes no part in equality.
+    Field names, meanings and defaults are those of transformers' `BertConfig`, with three exceptions. `architecture` is
+    one of `ARCHITECTURES`. `labels` holds the names in `id2label`, in order of id; for an encoder alone it is empty
+    unless a `config.json` gives names of its own. `add_pooling_layer` says whether there is a pooler.
+
+    `source` is the dictionary that the config was read from. With it, fields that this project does not use survive a
+    conversion to its format and back. `source` is ignored when two configs are compared.
     """
 
     vocab_size: int = 30522
@@ -100,7 +105,7 @@ class BertConfig:
             if name == "classifier_dropout" and value is None:
                 continue
             _require(_is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")
-            object.__setattr__(self, name, float(value))  # JSON may write 0
+            object.__setattr__(self, name, float(value))  # JSON may give the integer 0
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
             _require(_is_number(value) and 0 < value < 1, name, value, "a number in (0, 1)")
@@ -137,7 +142,7 @@ class BertConfig:
             _require(len(self.labels) >= 1, "id2label", self.labels, f"at least one label for a {CLASSIFIER}")
             _require(self.add_pooling_layer, "add_pooling_layer", False, f"true for a {CLASSIFIER}")
             _require(
-                self.problem_type != SINGLE_LABEL or len(self.labels) > 1,  # all texts would have the one class
+                self.problem_type != SINGLE_LABEL or len(self.labels) > 1,  # else all texts have one class
                 "problem_type",
                 self.problem_type,
                 f"{REGRESSION} or {MULTI_LABEL}, as there is one label",
@@ -147,7 +152,7 @@ class BertConfig:
 
     @property
     def _supposed(self) -> str | None:
-        """What a classifier's logits are taken for where its config does not say."""
+        """Problem type of a classifier whose config gives none; None for an encoder alone."""
         if self.architecture != CLASSIFIER:
             return None
         return REGRESSION if len(self.labels) == 1 else SINGLE_LABEL
@@ -159,22 +164,22 @@ class BertConfig:
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes that the float32 parameters of the encoder take (matrices only)."""
+        """Size in bytes of the encoder's parameters in float32; only matrices are counted."""
         tables = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
         layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
         return 4 * (tables * self.hidden_size + self.num_hidden_layers * layer)
 
     def replace(self, **changes: Any) -> "BertConfig":
-        """A copy with some fields changed, validated again."""
+        """Return a copy with some fields changed, validated again."""
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BertConfig":
-        """Read the contents of a `config.json`, Hugging Face's or ours.
+        """Return the config of a `config.json`'s contents, from Hugging Face or from this project.
 
-        Raises `UserError` naming the key for a wrong type or value, another `model_type`, remote
-        code (`auto_map`), and settings whose network is not built here (decoder, relative
-        positions, heads of other tasks).
+        Raises `UserError` that names the key: for a wrong type or value, for another `model_type`, for remote code
+        (`auto_map`), and for settings of networks that this project does not implement (decoder, relative positions,
+        heads of other tasks).
         """
         if data.get("auto_map"):
             raise UserError("auto_map asks for code of the checkpoint's own to be run, which is never done; remove it")
@@ -188,9 +193,10 @@ class BertConfig:
         return cls(**values, architecture=architecture, labels=_labels(data, architecture), source=dict(data))
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a `config.json` that `from_dict` and transformers both read.
+        """Return the contents of a `config.json` that both `from_dict` and transformers can read.
 
-        Starts from `source`, and adds or changes only what differs from it or from the defaults.
+        The result starts as a copy of `source`. It adds or changes only the fields whose values differ from `source`,
+        or from the default for a field that `source` lacks.
         """
         out = dict(self.source) or {"model_type": "bert"}
         for name, default in _FIELDS.items():
@@ -198,7 +204,7 @@ class BertConfig:
             if not self.source or value != self.source.get(name, default):
                 out[name] = value
         if self.source and self.source.get("problem_type") is None and self.problem_type == self._supposed:
-            out.pop("problem_type", None)  # supposed, not said: another program may suppose something else
+            out.pop("problem_type", None)  # not written, as another program may assume something else
             out |= {"problem_type": None} if "problem_type" in self.source else {}
         if self.add_pooling_layer and "add_pooling_layer" not in self.source:
             out.pop("add_pooling_layer", None)
@@ -227,7 +233,7 @@ _FIELDS = {
     f.name: f.default for f in dataclasses.fields(BertConfig) if f.name not in ("architecture", "labels", "source")
 }
 
-# Architectures whose encoder is taken while the heads, listed as ignored, stay behind.
+# Architectures whose encoder is read without their heads; the heads are listed as ignored.
 _HEADS_LEFT_BEHIND = ("BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
 
 
@@ -251,9 +257,9 @@ def _labels(data: Mapping[str, Any], architecture: str) -> tuple[str, ...]:
     good = isinstance(table, dict) and sorted(table) == sorted(str(i) for i in range(len(table)))
     _require(good, "id2label", table, 'label names under "0", "1", ...')
     names = tuple(table[str(i)] for i in range(len(table)))
-    # Where it is another, transformers takes it, and drops the names.
+    # If num_labels differs, transformers uses it and drops the names.
     _require(count is None or count == len(names), "num_labels", count, f"{len(names)}, the labels in id2label")
-    # transformers gives every model the names LABEL_0, LABEL_1; for an encoder they mean nothing.
+    # transformers gives every model the names LABEL_0, LABEL_1; for an encoder these names mean nothing.
     placeholders = tuple(f"LABEL_{i}" for i in range(len(names)))
     return () if architecture == ENCODER and names == placeholders else names
 
@@ -267,7 +273,7 @@ def _is_number(value: Any) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a string can be written as UTF-8, which half of a surrogate pair cannot."""
+    """Return whether a string can be encoded as UTF-8, which half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

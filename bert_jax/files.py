@@ -1,4 +1,4 @@
-"""Files read with one clear line when they are wrong, and written whole or not at all."""
+"""Read files, with one clear error line for each fault, and write files whole or not at all."""
 
 import ctypes
 import errno
@@ -20,28 +20,28 @@ from typing import Any, TextIO
 from bert_jax.errors import UserError
 
 MOST_BYTES = 64 * 2**20
-"""A text file of a checkpoint may be so large; those of the largest vocabularies take a third of it."""
+"""Maximum size of a checkpoint's text file in bytes; the files of the largest vocabularies take a third of it."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that git-lfs keeps in the place of another one (git-lfs, docs/spec.md)."""
+"""First bytes of a pointer file, which git-lfs keeps in place of the real file (git-lfs, docs/spec.md)."""
 
 _MOMENT = 60.0
-"""Seconds between making a scratch directory and locking it, at most."""
+"""Maximum number of seconds between the creation of a scratch directory and its lock."""
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader]:
-    """Open a regular file for reading; everything is to be read, and hashed, through this one descriptor.
+    """Open a regular file for reading; callers must read and hash the file through this one descriptor.
 
-    Raises `UserError` where it is missing, unreadable, a pipe or device (which may never end), or what a clone without
-    git-lfs has in the place of the file.
-    With `within`, a link must not lead out of that directory, but for the hub cache's own.
+    With `within`, a symbolic link must not lead out of that directory. The links of the hub's cache are an exception.
+    Raises `UserError` for a file that is missing or unreadable, for a pipe or device (which may never end), and for the
+    pointer file that a clone without git-lfs has in place of the file.
     """
     try:
         real = path
@@ -49,31 +49,36 @@ def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader
             real, root = path.resolve(strict=True), within.resolve()
             if not real.is_relative_to(root) and not _in_hub_cache(real, root):
                 raise UserError(f"{path}: a link out of its directory, to {real}; put the file itself there")
-        # Resolved above, a link now has been put there since; without O_NONBLOCK a pipe would wait for its writer.
+        # With `within`, links are resolved above, so a link found now was put there since: O_NOFOLLOW refuses it.
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if within else 0)
         file = open(os.open(real, flags), "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except RuntimeError:  # before Python 3.13, links in a circle
+    except RuntimeError:  # how Python before 3.13 reports links in a circle
         raise UserError(f"{path}: {os.strerror(errno.ELOOP)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UserError(f"{path}: not a regular file")
-        with suppress(OSError):  # which comes again where the file is read
+        with suppress(OSError):  # the same error comes again when the caller reads the file
             if file.peek(len(_POINTER)).startswith(_POINTER):
                 raise UserError(f"{path}: a pointer of git-lfs, not the file itself; run `git lfs pull` in the clone")
         yield file
 
 
 def _in_hub_cache(real: Path, root: Path) -> bool:
-    """Whether a snapshot of the hub's cache has this file among its blobs, to which its links lead."""
+    """Return whether `root` is a snapshot in the hub's cache and `real` one of the blobs that its links lead to."""
     return root.parent.name == "snapshots" and real.parent == root.parent.parent / "blobs"
 
 
 def read_bytes(path: Path, *, within: Path | None = None, most: int = MOST_BYTES) -> bytes:
-    """A file's content; raises as `opened` does, and where it is larger than `most` bytes."""
+    """Return a file's content.
+
+    `within` is the file's directory by default. Raises `UserError` as `opened` does, and for a file of more than
+    `most` bytes.
+    """
     with opened(path, within=within or path.parent) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -82,7 +87,7 @@ def read_bytes(path: Path, *, within: Path | None = None, most: int = MOST_BYTES
 
 
 def whole(file: BufferedReader, size: int, path: Path) -> bytes:
-    """The `size` bytes of an open file; `UserError` where it cannot be read, or has fewer by now."""
+    """Return the `size` bytes of an open file; raise `UserError` if it cannot be read or is shorter by now."""
     try:
         file.seek(0)
         content = file.read(size)
@@ -94,7 +99,7 @@ def whole(file: BufferedReader, size: int, path: Path) -> bytes:
 
 
 def decode(content: bytes, path: object) -> str:
-    """UTF-8 as text, without a byte order mark; `UserError` with the offset where it is not UTF-8."""
+    """Decode UTF-8 and drop a byte order mark; raise `UserError` with the offset of a byte that is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -102,14 +107,14 @@ def decode(content: bytes, path: object) -> str:
 
 
 def parse_json(content: bytes, path: object) -> dict[str, Any]:
-    """A JSON object; `UserError` with line and column where it is not one."""
+    """Parse a JSON object; raise `UserError` for anything else, with the line and column of a syntax error."""
     try:
         data = json.loads(decode(content, path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{path}: bad JSON: nested too deeply") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # Python refuses a number of thousands of digits
         raise UserError(f"{path}: bad JSON: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}")
@@ -117,21 +122,21 @@ def parse_json(content: bytes, path: object) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file with a JSON object; raises as `read_bytes` and `parse_json` do."""
+    """Read a file that holds a JSON object; raise `UserError` as `read_bytes` and `parse_json` do."""
     return parse_json(read_bytes(path), path)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object, indented, in the given order of keys."""
+    """Write a JSON object, indented, with its keys in the given order."""
     try:
         content = json.dumps(data, indent=2, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write only as an escape
         content = json.dumps(data, indent=2).encode()
     write_whole(path, content + b"\n")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it holds what it held or all of `content`, even if the machine stops."""
+    """Write a file so that it holds either its old content or all of `content`, even if the machine stops."""
     scratch = path.with_name(f".{path.name}.new")
     with open(scratch, "wb") as file:
         file.write(content)
@@ -143,11 +148,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a scratch directory that takes the place of `path` when the block ends well.
+    """Yield a scratch directory that replaces `path` if the block ends without an error.
 
-    `path` appears whole or not at all: the scratch directory lies beside it and is renamed into
-    place, in exchange for the old directory where there is one. Raises `UserError` before
-    anything is written where `path` exists and `overwrite` is false, or where it is a file.
+    `path` appears whole or not at all. The scratch directory lies beside `path` and is renamed to `path` at the end; an
+    old directory is exchanged for it. Raises `UserError` before anything is written if `check_new_directory` refuses
+    `path`: if `path` is a file or a link, or a directory that is not empty while `overwrite` is false.
     """
     path = Path(path)
     check_new_directory(path, overwrite=overwrite)
@@ -166,9 +171,9 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
-    """Yield a UTF-8 text file that takes the place of `path` when the block ends well.
+    """Yield a UTF-8 text file, open for writing, that replaces `path` if the block ends without an error.
 
-    Raises as `new_path` does.
+    Raises `UserError` as `new_path` does.
     """
     with new_path(path, overwrite=overwrite) as place, open(place, "w", encoding="utf-8") as file:
         yield file
@@ -176,10 +181,10 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
 
 @contextmanager
 def new_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield where to write a file that takes the place of `path` when the block ends well.
+    """Yield a path to write to; the file there replaces `path` if the block ends without an error.
 
-    Raises `UserError` before anything is written where `path` exists and `overwrite` is false, or
-    where it is a directory.
+    Raises `UserError` before anything is written if `path` exists and `overwrite` is false, or if `path` is a
+    directory.
     """
     if path.is_dir():
         raise UserError(f"{path}: is a directory; choose the name of a file")
@@ -191,7 +196,7 @@ def new_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write a file that takes the place of `path` when the block ends well."""
+    """Yield a path to write to; the file there replaces `path` if the block ends without an error."""
     with _scratch(path) as scratch:
         yield scratch / path.name
         sync(scratch / path.name)
@@ -201,7 +206,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """A directory beside `path` to write in, gone at the end; what killed processes left there goes first."""
+    """Yield a scratch directory beside `path`, and remove it at the end.
+
+    Scratch directories of `path` that killed processes left behind are removed first. Raises `UserError` if the
+    directory cannot be created.
+    """
     prefix = f".{path.name}.partial-"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,18 +220,19 @@ def _scratch(path: Path) -> Iterator[Path]:
         descriptor = os.open(scratch, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"{path}: cannot write there: {error.strerror}") from None
-    with suppress(OSError):  # some network file systems have no locks; the directory is then safe for a moment
+    # Some network file systems have no locks. There, `_remove_abandoned` cannot lock the directory and leaves it alone.
+    with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield scratch
     finally:
-        # What is left under the scratch name is a failed attempt, or the directory replaced.
+        # By now the scratch directory is either a failed attempt or the old directory that was exchanged for it.
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(descriptor)
 
 
 def _remove_abandoned(scratch: Path) -> None:
-    """Remove a scratch directory that no process holds, and that is not a moment old."""
+    """Remove a scratch directory that no process has locked and that is older than `_MOMENT` seconds."""
     try:
         descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -232,13 +242,13 @@ def _remove_abandoned(scratch: Path) -> None:
         if time.time() - os.fstat(descriptor).st_mtime > _MOMENT:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError:
-        pass  # held
+        pass  # another process has locked it, or the file system has no locks
     finally:
         os.close(descriptor)
 
 
 def check_new_directory(path: Path, *, overwrite: bool = False) -> None:
-    """Raise `UserError` if `new_directory` would refuse `path`."""
+    """Raise `UserError` if `path` is not free for `new_directory`."""
     if path.name in ("", ".."):
         raise UserError(f"{path}: not the name of a new directory; choose one")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -248,7 +258,7 @@ def check_new_directory(path: Path, *, overwrite: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file, or a directory's entries, to the disk."""
+    """Flush a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -257,7 +267,10 @@ def sync(path: Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two directories in one step where the system can (Linux), else in two renames."""
+    """Put directory `new` in place of directory `old`.
+
+    The two are swapped in one step where the system can (Linux). Elsewhere two renames do it, and `old` is removed.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "renameat2"):
         at_cwd, exchange = -100, 2

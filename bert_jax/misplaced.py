@@ -1,4 +1,4 @@
-"""What lies in a directory that should be a checkpoint and is none."""
+"""Errors for a directory that should be a checkpoint but is none: what it holds, and what to do about it."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,10 @@ from bert_jax.errors import UserError, some
 
 
 class _Kind(NamedTuple):
-    """Files by which something is known, what it is, and what to do; `{}` stands for the file that was found."""
+    """A pattern of files, what a directory with such a file holds, and what to do about it.
+
+    `{}` in `remedy` stands for the file that was found, or for its directory.
+    """
 
     pattern: str
     what: str
@@ -42,7 +45,7 @@ _KINDS = (
 
 
 def explained(directory: Path) -> str:
-    """A clause that names what lies in a directory, and what to do about it."""
+    """Return a clause that says what a directory holds, and what to do about it."""
     for pattern, what, remedy in _KINDS:
         if found := sorted(directory.glob(pattern), key=_by_number):
             last = found[-1]
@@ -53,11 +56,11 @@ def explained(directory: Path) -> str:
 
 
 def _by_number(path: Path) -> tuple[list[int], str]:
-    """checkpoint-1000 comes after checkpoint-500."""
+    """Return the sort key of a path that puts checkpoint-1000 after checkpoint-500."""
     return [int(number) for number in re.findall(r"\d{1,18}", path.parent.name)], str(path)
 
 
 def check_config_lies_in(directory: Path) -> None:
-    """Raise `UserError` with what lies there where a directory has no `config.json`."""
+    """Raise `UserError`, with what the directory holds, if it has no `config.json`."""
     if not (directory / "config.json").is_symlink() and not (directory / "config.json").exists():
         raise UserError(f"{directory}: no config.json; {explained(directory)}")

@@ -1,4 +1,4 @@
-"""Strings in, labels and scores out."""
+"""Classify strings: texts in, labels and scores out."""
 
 import functools
 import warnings
@@ -26,18 +26,18 @@ from bert_jax.texts import check_list, checked, whole_number
 from bert_jax.tokenizer import Tokenizer, check_max_length
 
 _CHARACTERS = 256
-"""Characters a text on average: a window of longer texts ends early, so that its memory is bounded."""
+"""Average number of characters of a text; a window of longer texts ends early, so that its memory is bounded."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class Prediction(NamedTuple):
-    """What the model says of one text, or pair; `scores` and `logits` are in order of label id.
+    """The prediction for one text, or pair of texts; `scores` and `logits` are in order of label id.
 
-    `label` is the likeliest and `score` its probability. `labels` are all that hold: of a model of several labels
-    those whose probability reaches its threshold, else `label` alone. Of a regression `score` is the number, and
-    `label` its name.
+    `label` is the most likely label, and `score` is its probability. `labels` are all predicted labels: in multi-label
+    classification those whose probability reaches the model's threshold, otherwise `label` alone. In regression,
+    `score` is the predicted number, and `label` is the number's name.
     """
 
     text: str
@@ -51,9 +51,10 @@ class Prediction(NamedTuple):
     task: str = SINGLE_LABEL
 
     def to_dict(self, *, logits: bool = False) -> dict[str, Any]:
-        """The JSON object for this prediction.
+        """Return the JSON object for this prediction.
 
-        `pair` appears only of pairs, `truncated` only where text was cut, and of a regression there are no `scores`.
+        `pair` appears only for pairs, and `truncated` only if text was cut. A regression of one number has `score`,
+        but no `label` and no `scores`. A multi-label prediction has `labels` and `scores`, but no `label` or `score`.
         """
         out: dict[str, Any] = {"text": self.text}
         if self.pair is not None:
@@ -72,12 +73,12 @@ class Prediction(NamedTuple):
 
 
 def window_texts() -> int:
-    """Texts that are read, packed and answered together: enough to fill the rows of many batches."""
+    """Return the number of texts that are read, packed and predicted together, enough to fill many batches."""
     return max(4096, batch_tokens())
 
 
 class TextClassifier:
-    """A fine-tuned checkpoint with its tokenizer, ready to label strings."""
+    """A fine-tuned checkpoint with its tokenizer, ready to classify strings."""
 
     def __init__(
         self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32", precision: str = "highest"
@@ -90,14 +91,15 @@ class TextClassifier:
 
     @classmethod
     def load(cls, directory: Path | str, *, dtype: Any = "float32", precision: str = "highest") -> "TextClassifier":
-        """Load a native checkpoint that has a classifier, or a training run's best; `UserError` where it is unfit.
+        """Load a native checkpoint that has a classifier, or a training run's best model.
 
-        `dtype` and `precision` are those of `bert_jax.load`, and of the command.
+        `dtype` and `precision` are those of `bert_jax.load`, and of the command. Raises `UserError` as
+        `bert_jax.checkpoint.read_classifier` does.
         """
         return cls(*checkpoints.read_classifier(directory), dtype, precision)
 
     def logits(self, examples: Sequence[Tokens]) -> Float[np.ndarray, "N C"]:
-        """Raw logits of tokenised examples, packed into few batches."""
+        """Return the raw logits of tokenised examples, which are packed into few batches."""
         return packed_logits(self._apply, examples, len(self.config.labels))
 
     def __call__(
@@ -108,14 +110,17 @@ class TextClassifier:
         max_length: int | None = None,
         long_texts: str | None = None,
     ) -> list[Prediction]:
-        """Classify texts, or pairs of texts; as many predictions as texts, in their order.
+        """Classify texts, or pairs of texts, and return one prediction for each, in their order.
 
-        Texts longer than `max_length` tokens are cut and flagged, or read in windows whose logits are averaged, as
-        `long_texts` says (`bert_jax.long_texts.LONG_TEXTS`). Both are by default as in training. A model not trained
-        here reads all that it takes, from the head unless its tokenizer says `truncation_side` left. Windows begin as
-        far apart as in training; where that is more than a window of `max_length` holds, half a window apart, with a
-        warning. Raises `UserError` for a text that is no whole string, with its place in the list, for one that holds a
-        token the model has no embedding of, and for an option that the model does not take.
+        Texts longer than `max_length` tokens are truncated and flagged, or read in windows whose logits are averaged,
+        as `long_texts` says (one of `bert_jax.long_texts.LONG_TEXTS`). The defaults of both are the values of training.
+        For a model that this project did not train, the defaults are all tokens that the model takes, and the head of a
+        text, or the tail if the tokenizer's `truncation_side` is left.
+
+        Windows begin as many tokens apart as in training. If a window of `max_length` tokens has room for fewer tokens
+        than that, windows begin half a window apart, with a warning. Raises `UserError` for a text that is not a string
+        or that UTF-8 cannot encode, with its index in the list, for a text with a token that the model has no embedding
+        for, and for an option that the model does not take.
         """
         return list(self.stream(texts, pairs, max_length=max_length, long_texts=long_texts))
 
@@ -128,14 +133,15 @@ class TextClassifier:
         long_texts: str | None = None,
         interactive: bool = False,
     ) -> Generator[Prediction, None, None]:
-        """Classify texts as they come: predictions in their order, in bounded memory.
+        """Classify texts as they come; yield the predictions in order of the texts, in bounded memory.
 
-        While the device computes, a thread of its own tokenises and packs what comes next, so up to
-        three windows of `window_texts()` texts are read ahead, by the thread that asks for
-        predictions. With `interactive`, each text is answered before the next is read. Closing the
-        generator, or an error in `texts`, ends the thread. Raises as `__call__` does, `TypeError` where
-        `texts` or `pairs` are no list of texts but a string, a table or a dictionary, and
-        `ValueError` where `pairs` is shorter or longer than `texts`.
+        While the device computes, a separate thread tokenises and packs the next texts. So up to three windows of
+        `window_texts()` texts are read ahead. The thread that asks for predictions reads them. With `interactive`, each
+        text is predicted before the next text is read. The separate thread ends when the generator is closed, or when
+        `texts` raises an error.
+
+        Raises `UserError` as `__call__` does, `TypeError` if `texts` or `pairs` is not a list of texts but a string, a
+        table or a dictionary, and `ValueError` if `pairs` is shorter or longer than `texts`.
         """
         check_list(texts)
         if pairs is not None:
@@ -214,7 +220,10 @@ class TextClassifier:
 
 
 def cutting_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Cutting:
-    """How texts are cut for a checkpoint: as in its training, or to all it takes, as its tokenizer says."""
+    """Return how a checkpoint's texts are cut: as in its training, as far as the metadata record that.
+
+    Otherwise texts are cut to the number of positions of the model, at the side that its tokenizer gives.
+    """
     said, most = checkpoint.metadata, checkpoint.config.max_position_embeddings
     length, stride = said.get("max_length", ""), said.get("stride", "")
     return Cutting(
@@ -225,7 +234,10 @@ def cutting_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Cutting:
 
 
 class _Window(NamedTuple):
-    """Texts read together, packed, and their logits, which come in batch by batch; an example may be part of a text."""
+    """Texts that are read and packed together, and their logits, which are filled in batch by batch.
+
+    M is the number of examples. An example may be part of a text; `owners` holds the index of each example's text.
+    """
 
     inputs: list[tuple[str, ...]]
     owners: Int[np.ndarray, " M"]
@@ -234,13 +246,13 @@ class _Window(NamedTuple):
     logits: Float[np.ndarray, "M C"]
 
     def tagged(self) -> Iterator[tuple[Rows, tuple["_Window", list[int], bool]]]:
-        """Every batch with its window, the texts it holds, and whether it is the window's last."""
+        """Yield every batch with its window, the indices of its examples, and whether it is the window's last batch."""
         for number, (rows, members) in enumerate(self.batches, 1):
             yield rows, (self, members, number == len(self.batches))
 
 
 def _windows(inputs: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[str, ...]]]:
-    """Cut inputs into windows of `size`, or fewer where they are long."""
+    """Yield the inputs in windows of `size` inputs, or of fewer if the inputs are long."""
     window, characters = [], 0
     for item in inputs:
         window.append(item)
@@ -255,7 +267,7 @@ def _windows(inputs: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tupl
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
 ) -> Iterator[_Result]:
-    """`function` of every item, in order, computed in the pool up to `ahead` items early."""
+    """Yield `function(item)` of every item, in order; the pool computes up to `ahead` items in advance."""
     futures: deque[Future[_Result]] = deque()
     for item in items:
         futures.append(pool.submit(function, item))

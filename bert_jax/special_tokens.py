@@ -1,4 +1,4 @@
-"""The special tokens around a text and a pair, as a tokenizer's post-processor says."""
+"""The special tokens around a text and around a pair, as a tokenizer's post-processor defines them."""
 
 import json
 from typing import Any, NamedTuple
@@ -10,35 +10,38 @@ from bert_jax.errors import UserError
 
 
 class Special(NamedTuple):
-    """Special tokens that follow each other: their ids and their types, int32 [n] each."""
+    """Consecutive special tokens: their ids and their token types, int32 [n] each."""
 
     ids: np.ndarray
     types: np.ndarray
 
 
 class Frame(NamedTuple):
-    """What stands before the texts, between two of them and after the last, and the type of each text's own tokens."""
+    """The special tokens around one or two texts, and the token type of each text's own tokens.
+
+    `edges` are the special tokens before the first text, between two texts, and after the last text.
+    """
 
     edges: tuple[Special, ...]
     types: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """How many special tokens there are."""
+        """Number of special tokens."""
         return sum(len(edge.ids) for edge in self.edges)
 
     @property
     def ids(self) -> set[int]:
-        """The ids of the special tokens."""
+        """Ids of the special tokens."""
         return {int(number) for edge in self.edges for number in edge.ids}
 
     @property
     def kinds(self) -> set[int]:
-        """The types of the texts' tokens and of the special ones."""
+        """Token types of the texts' own tokens and of the special tokens."""
         return {*self.types, *(int(kind) for edge in self.edges for kind in edge.types)}
 
     def around(self, *texts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and types, int32 [T] each, of one text or two with the special tokens around them."""
+        """Return ids and token types, int32 [T] each, of one or two texts with the special tokens around them."""
         ids, types = [self.edges[0].ids], [self.edges[0].types]
         for text, kind, edge in zip(texts, self.types, self.edges[1:], strict=True):
             ids += [np.array(text, np.int32), edge.ids]
@@ -47,10 +50,10 @@ class Frame(NamedTuple):
 
 
 def frames(backend: tokenizers.Tokenizer, where: object, *, typed: bool) -> tuple[Frame, Frame]:
-    """The frames of a single text and of a pair; types are all 0 unless `typed`.
+    """Return the frames of a single text and of a pair; token types are all 0 unless `typed`.
 
-    Raises `UserError` for a post-processor of another kind than a template's, BERT's or RoBERTa's, and for one that
-    puts no token before a text: the classifier reads the first one.
+    Raises `UserError` for a post-processor that is not a template, BERT's or RoBERTa's. Raises `UserError` too for a
+    post-processor that adds no special token before a text, as the classifier reads the first token.
     """
     said: dict[str, Any] = json.loads(backend.to_str())["post_processor"] or {"type": "none"}
     if said["type"] == "TemplateProcessing":

@@ -1,4 +1,4 @@
-"""One file of labelled texts to records, each with its line or row: csv, tsv, jsonl, json, txt, gzip, parquet."""
+"""Read the records of one file of labelled texts: csv, tsv, jsonl, json, txt, gzip, parquet."""
 
 import csv
 import gzip
@@ -21,32 +21,39 @@ from bert_jax.files import decode, opened
 
 _TEXT = (".tsv", ".csv", ".jsonl", ".json", ".txt")
 ENDINGS = (*_TEXT, ".parquet", *(f"{ending}.gz" for ending in _TEXT))
-"""The kinds of files that are read."""
+"""Endings of the files that can be read."""
 
 _UNPACKED, _RATIO = 64 * 2**20, 100
-"""Bytes to which any file may unpack, and how many times its size a larger one may; text packs to a fifth."""
+"""Limits of what a file may unpack to: a number of bytes or, if that is more, a multiple of the file's size.
+
+Text packs to a fifth of its size.
+"""
 
 LABELS = (".labels", ".labels.txt")
-"""What the file of labels beside NAME.txt is called, after NAME: a label on each line, for that line's text."""
+"""Endings of the file of labels beside NAME.txt: NAME.labels or NAME.labels.txt.
+
+Each line of the file of labels holds the label of the text on the same line of NAME.txt.
+"""
 
 Record = tuple[int, dict[str, Any] | UserError]
-"""Its line, or row, from 1, and its fields, or what is wrong with the line."""
+"""A line or row number, counted from 1, and the fields of that record, or the error for a line that is wrong."""
 
 _SAMPLE = 1000
-"""Lines of a .tsv that are looked at to see whether its cells are quoted."""
+"""Number of lines of a .tsv file that are read to decide whether its cells are quoted."""
 
 _LONGEST, _LIMIT = 1 << 30, threading.Lock()
-"""Characters of a cell, at most, and whose turn it is to tell csv so."""
+"""Maximum number of characters in a cell, and the lock for setting this limit in the csv module."""
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 @contextmanager
 def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterator[Record], str]]:
-    """The records of a file, each a dictionary with its line, or row, and the file's SHA-256.
+    """Yield the records of a file, each a dictionary with its line or row number, and the file's SHA-256.
 
-    The file is hashed and read through one descriptor; a link must not lead out of `within`. Raises
-    `UserError` for unknown kinds of files and, with the line, where one is damaged.
+    The file is hashed and read through one descriptor. The hash for a .txt file covers its file of labels too. A
+    symbolic link must not lead out of `within`. Raises `UserError` for an unknown kind of file, and for a damaged file,
+    with the line if it is known.
     """
     if not path.name.lower().endswith(ENDINGS):
         raise UserError(f"{path}: unknown kind of file; expected one of {' '.join(ENDINGS)}")
@@ -68,12 +75,15 @@ def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterato
 
 
 def numbered_by(path: Path) -> str:
-    """What a record's number counts: lines, or rows where a file has no lines."""
+    """Return what the numbers of records count: "line", or "row" for a format without lines."""
     return "row" if kind(path) in (".parquet", ".json") else "line"
 
 
 def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """The names of labels 0, 1, ... by column, where a Parquet file has the note that `datasets` leaves of them."""
+    """Return the names of labels 0, 1, ... by column, from the metadata that `datasets` writes into a Parquet file.
+
+    The result is empty for other files. Raises `UserError` if this metadata cannot be read.
+    """
     import pyarrow.parquet
 
     if kind(path) != ".parquet":
@@ -82,7 +92,7 @@ def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[st
         try:
             note = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface")
         except (pyarrow.ArrowException, OSError, ValueError):
-            return {}  # `records` says what is wrong
+            return {}  # `records` reports the damage
     try:
         features = json.loads(note)["info"]["features"] if note else {}
         inner = {name: feature.get("feature", feature) for name, feature in features.items()}
@@ -92,7 +102,7 @@ def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[st
 
 
 def kind(path: Path) -> str:
-    """The ending of a file's name, in lower case and without .gz."""
+    """Return the ending of a file's name, in lower case and without .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -105,12 +115,12 @@ def _labels_of(path: Path) -> Path:
 
 
 def _most(file: BinaryIO) -> int:
-    """Bytes to which a file may unpack."""
+    """Return the maximum number of bytes that a file may unpack to."""
     return max(_UNPACKED, _RATIO * os.fstat(file.fileno()).st_size)
 
 
 class _Unpacked(gzip.GzipFile):
-    """What a gzip file holds, until that is suspiciously much."""
+    """The unpacked content of a gzip file; reading raises `UserError` if it is suspiciously large."""
 
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(fileobj=file)
@@ -118,7 +128,7 @@ class _Unpacked(gzip.GzipFile):
         self._most = _most(file)
 
     def read1(self, size: int = -1) -> bytes:
-        """At most `size` bytes, unless damaged or too many by now (`UserError`)."""
+        """Return at most `size` bytes; raise `UserError` if the file is damaged or has unpacked to too many bytes."""
         try:
             found = super().read1(size)
         except (EOFError, OSError, zlib.error) as error:
@@ -132,29 +142,36 @@ class _Unpacked(gzip.GzipFile):
 
 
 def _lines(file: BinaryIO, path: Path, newline: str = "") -> Iterator[str]:
-    """The lines of UTF-8 text with their ends, one at a time; they end where `newline` says, as in `open`."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)  # named, as its end would close the file
+    """Yield the lines of a UTF-8 text with their line ends, one at a time.
+
+    `newline` decides where a line ends, as in `open`. Raises `UserError` with the offset of a byte that is not UTF-8.
+    """
+    # The wrapper has a name because its deletion would close `file`, which is read again below.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
     try:
         yield from text
     except UnicodeDecodeError:
-        file.seek(0)  # this error was told of a part of the file; the next one counts bytes from the start
+        # The offset in this error counts from the start of a chunk; `decode` counts from the start of the file.
+        file.seek(0)
         decode(file.read(), path)
         raise
 
 
 def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
     lines = _lines(file, path)
-    before = [next(lines, "")]  # to the line of names
+    before = [next(lines, "")]  # all lines up to the header
     while before[-1] and not before[-1].strip():
         before.append(next(lines, ""))
     delimiter = _delimiter(before[-1], path)
-    # Tab-separated corpora hold bare quotes, GLUE's among them, so that a .tsv is quoted only where it is plain.
+    # Tab-separated corpora, GLUE's among them, contain quotes as plain text. So a .tsv is read as quoted only where
+    # the quoting is plain.
     names = before[-1].rstrip("\r\n").split(delimiter)
     bare = kind(path) == ".tsv" and delimiter == "\t" and not all(_QUOTED.fullmatch(name) for name in names)
     if bare:
         before += itertools.islice(lines, _SAMPLE)
         odd = sum(line.count('"') for line in before) % 2
-        for line in itertools.islice(lines, _SAMPLE if odd else 0):  # to the end of a cell that is quoted
+        # An odd number of quotes may mean that a quoted cell goes on after the sample.
+        for line in itertools.islice(lines, _SAMPLE if odd else 0):
             before.append(line)
             if line.count('"') % 2:
                 break
@@ -173,7 +190,7 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
                 check_names(header, path)
             elif len(cells) != len(header):
                 yield line, UserError(f"{path}: line {line} has {len(cells)} fields, the header has {len(header)}")
-            elif len(cells) > 1 and [cell.strip() for cell in cells] == header:  # files were put one after another
+            elif len(cells) > 1 and [cell.strip() for cell in cells] == header:  # as in files that were concatenated
                 yield line, UserError(f"{path}: line {line} is the line of names again; leave it out")
             else:
                 values = map(_unquoted, cells) if bare else cells
@@ -183,7 +200,10 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
 
 
 def _cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """The rows of a csv reader, with cells of any length; csv's limit is the whole process's, and stays as it was."""
+    """Yield the rows of a csv reader, with cells of up to `_LONGEST` characters.
+
+    The csv module has one limit for the whole process. It is set for each row and then restored.
+    """
     while True:
         with _LIMIT:
             before = csv.field_size_limit(_LONGEST)
@@ -197,9 +217,9 @@ def _cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 def _is_quoted(sample: list[str], path: Path) -> bool:
-    """Whether lines of a .tsv are quoted as a writer of csv does it, where that makes a difference.
+    """Return whether the lines of a .tsv are quoted as a csv writer quotes, and quoting makes a difference.
 
-    Raises `UserError` where they make a table with and without quoting, but not the same one.
+    Raises `UserError` if the lines form a table both with and without quoting, but not the same table.
     """
     text = "".join(sample).replace("\r\n", "\n")
     try:
@@ -219,21 +239,27 @@ def _is_quoted(sample: list[str], path: Path) -> bool:
 
 
 def check_names(names: Sequence[str], where: object) -> None:
-    """Raise `UserError` where two columns have one name: which of them is meant, nothing says."""
+    """Raise `UserError` if two columns have the same name, as nothing tells which of them is meant."""
     twice = next((name for name, count in Counter(names).items() if count > 1 and name), None)
     if twice is not None:
         raise UserError(f"{where}: two columns are called {twice}; rename one of them")
 
 
 def _delimiter(header: str, path: Path) -> str:
-    """What parts the names of columns: a tab or comma by the kind of file, another one if that is not there."""
+    """Return the delimiter of a header: a tab for .tsv, a comma for other files.
+
+    If that delimiter is not in the header, and exactly one of tab, comma, semicolon and bar is, the latter is returned.
+    """
     usual = "\t" if kind(path) == ".tsv" else ","
     others = [other for other in ("\t", ",", ";", "|") if other in header]
     return others[0] if usual not in header and len(others) == 1 else usual
 
 
 def _unquoted(cell: str) -> str:
-    """A cell as it was before a writer of csv quoted it, which doubles the quotes inside; others as they are."""
+    """Return a cell as it was before a csv writer quoted it and doubled the quotes inside.
+
+    A cell that is not quoted, or has no doubled quotes, is returned as it is.
+    """
     return cell[1:-1].replace('""', '"') if '""' in cell and _QUOTED.fullmatch(cell) else cell
 
 
@@ -254,7 +280,7 @@ def _jsonl(file: BinaryIO, path: Path) -> Iterator[Record]:
 
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names differ; `ValueError` otherwise."""
+    """Return a JSON object as a dictionary; raise `ValueError` if two members have the same name."""
     found = dict(members)
     if len(found) < len(members):
         name = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
@@ -263,7 +289,7 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
-    """An array of objects; or an object of which one member is such an array."""
+    """Yield the objects of an array, which is the whole file or the only array among the members of one object."""
     try:
         found = json.loads("".join(_lines(file, path)), object_pairs_hook=_object)
     except RecursionError:
@@ -271,7 +297,7 @@ def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
     except json.JSONDecodeError as error:
         also = "; a file of one object a line is called .jsonl" if error.msg == "Extra data" else ""
         raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}{also}") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # Python refuses a number of thousands of digits
         raise UserError(f"{path}: bad JSON: {error}") from None
     if isinstance(found, dict):
         arrays = [value for value in found.values() if isinstance(value, list)]
@@ -285,7 +311,7 @@ def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
 
 
 def _beside(file: BinaryIO, path: Path, labels: BinaryIO, beside: Path) -> Iterator[Record]:
-    """A text a line, and its label on the same line of another file."""
+    """Yield each line of a file as a text, with its label from the same line of the file `labels`."""
     both = itertools.zip_longest(_lines(file, path), _lines(labels, beside))
     for number, (text, label) in enumerate(both, 1):
         if text is None or label is None:

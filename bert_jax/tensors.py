@@ -1,8 +1,8 @@
 """Files of tensors in the safetensors format, read strictly and without a copy.
 
-The reader takes nothing that the format's description (huggingface/safetensors, README.md) rules
-out. The library's own accepts a name twice, and opens the file anew, so that what was hashed need
-not be what is read.
+The reader refuses everything that the format's description (huggingface/safetensors, README.md) rules out. The
+safetensors library's own reader accepts the same name twice. It also opens the file by itself, so the bytes that were
+hashed might not be the bytes that it reads.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import opened, whole
 
 MOST_HEADER = 2 * 2**20
-"""Bytes of the JSON that describes the tensors, at most; BERT-large's takes 50,000."""
+"""Maximum size in bytes of the JSON header that describes the tensors; BERT-large's header takes 50,000."""
 
 _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -34,7 +34,7 @@ _DTYPES: dict[str, Any] = {
 
 
 class TensorFile(NamedTuple):
-    """The tensors of a file, its metadata, and the SHA-256 of the bytes they were read from, if asked for."""
+    """The tensors of a file, its metadata, and the SHA-256 of the bytes that were read (empty if not asked for)."""
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -49,10 +49,10 @@ class _Entry(NamedTuple):
 
 
 def read_tensors(path: Path, *, hashed: bool = True) -> TensorFile:
-    """All tensors of a safetensors file, as read-only views of its one copy in memory.
+    """Read all tensors of a safetensors file, as read-only views of one copy of the file in memory.
 
-    Its hash stays empty unless `hashed`. Raises `UserError` where the file is damaged, breaks the
-    format, leads out of its directory or is larger than this machine's memory.
+    `sha256` of the result is empty unless `hashed`. Raises `UserError` if the file is damaged, breaks the format, is a
+    link out of its directory or is larger than this machine's memory.
     """
     with opened(path, within=path.parent) as file:
         size = os.fstat(file.fileno()).st_size
@@ -68,23 +68,23 @@ def read_tensors(path: Path, *, hashed: bool = True) -> TensorFile:
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this machine has."""
+    """Return the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without its tensors; raises as `read_tensors` does."""
+    """Read the metadata of a safetensors file, without its tensors; raise `UserError` as `read_tensors` does."""
     with opened(path, within=path.parent) as file:
         return _header(file, os.fstat(file.fileno()).st_size, path)[1]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; arrays may be views in any memory order."""
-    # safetensors writes the buffer as it lies, so a transposed view must be laid out anew first.
+    # safetensors writes an array's buffer as it is, so a transposed view must be copied to C order first.
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     safetensors.numpy.save_file(whole, path, metadata=dict(metadata))
-    path.chmod(0o644)  # the library makes it private
-    with open(path, "r+b") as file:  # and puts the metadata into an order of its own each time
+    path.chmod(0o644)  # the library makes the file private
+    with open(path, "r+b") as file:  # the library's order of the metadata changes each time
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -95,12 +95,12 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def _header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
-    """Entries by name, metadata, and where the data begin, all checked against the file's size."""
+    """Return the entries by name, the metadata and the offset of the data, all checked against the file's size."""
     try:
         return _parse(file, size)
     except RecursionError:
         reason = "the header is nested too deeply"
-    except ValueError as error:  # what JSON and UTF-8 say too
+    except ValueError as error:  # errors of JSON and UTF-8 too
         reason = str(error)
     raise UserError(f"{path}: not a sound safetensors file ({size:,} bytes): {reason}")
 
@@ -130,14 +130,14 @@ def _parse(file: BinaryIO, size: int) -> tuple[dict[str, _Entry], dict[str, str]
 
 
 def _entry(name: str, described: Any) -> _Entry:
-    """What the header says of one tensor."""
+    """Return the checked entry of one tensor; raise `ValueError` if the header describes it wrongly."""
     if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} is not described by dtype, shape and data_offsets")
     kind, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise ValueError(f"{name} has dtype {str(kind)[:40]}; expected one of {', '.join(_DTYPES)}")
     for numbers in (shape, offsets):
-        # A bool would be a whole number to Python; numpy can count neither more elements nor more axes.
+        # A bool is an int in Python. The limits are numpy's: on elements, and on axes (checked below).
         if not isinstance(numbers, list) or not all(type(n) is int and n < 2**63 for n in numbers):
             raise ValueError(f"shape and data_offsets of {name} are not lists of whole numbers")
     dtype = np.dtype(_DTYPES[kind])
@@ -151,7 +151,7 @@ def _entry(name: str, described: Any) -> _Entry:
 
 
 def _whole(text: str) -> int:
-    if text.startswith("-"):  # -0 too
+    if text.startswith("-"):  # which refuses -0 too
         raise ValueError(f"{text[:20]} is no size")
     return int(text)
 
@@ -161,6 +161,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in found:
             raise ValueError(f"{name} is there twice")
-        f"{name}{value if isinstance(value, str) else ''}".encode()  # half of a surrogate pair is a ValueError
+        f"{name}{value if isinstance(value, str) else ''}".encode()  # ValueError for half of a surrogate pair
         found[name] = value
     return found

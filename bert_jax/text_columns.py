@@ -1,4 +1,4 @@
-"""Which columns of a table hold texts, or pairs of texts, by name and by what is in them."""
+"""Find the columns of a table that hold texts, or pairs of texts, by their names and by their values."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ from bert_jax.errors import UserError
 TEXTS = ("text", "sentence", "review", "content", "comment", "document", "tweet")
 LABELS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
 LABELS += ("score", "similarity", "similarity_score", "rating", "stars", "emotion", "intent", "topic")
-"""Names a column is looked for under, in this order, ignoring case."""
+"""Usual names of a column of texts, and of a column of labels, in the order of preference; case is ignored."""
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -28,16 +28,20 @@ PAIRS = (
 )
 
 SAMPLE = 200
-"""Records of a table that are looked at to find columns, and to tell the task."""
+"""Number of records of a table that are read to find its columns, and to tell the task."""
 
 _WORDS = 3
-"""Words on average, from which a column is taken for one of texts."""
+"""Average number of words from which a column of strings counts as a column of texts."""
 
 
 def find_texts(
     where: object, sample: Sequence[dict[str, Any]], text: str | None, pair: str | None
 ) -> tuple[str, str | None]:
-    """The columns of the text and of the second text of a pair: those given, or found as training finds them."""
+    """Return the names of the columns of the text and of a pair's second text (None if there is none).
+
+    A given `text` is returned together with `pair`. Otherwise the columns are found as training finds them. Raises
+    `UserError` if a given column does not exist, or if no column can be found.
+    """
     columns = list(sample[0])
     check_asked(where, columns, {text: "text", pair: "pair"})
     if text is not None:
@@ -50,7 +54,7 @@ def find_texts(
 
 
 def check_asked(where: object, columns: Sequence[str], asked: Mapping[str | None, str]) -> None:
-    """Raise `UserError` where a column that an option names is not there."""
+    """Raise `UserError` if a column that an option names does not exist; `asked` maps column names to options."""
     for name, option in asked.items():
         if name is not None and name not in columns:
             near = did_you_mean(name, columns)
@@ -58,7 +62,7 @@ def check_asked(where: object, columns: Sequence[str], asked: Mapping[str | None
 
 
 def check_alike(where: object, columns: Sequence[str], found: Collection[str | None]) -> None:
-    """Raise `UserError` where a column found by its name has a double but for the case of letters."""
+    """Raise `UserError` if the name of a found column differs from another column's name in case alone."""
     for name in found:
         alike = [column for column in columns if name and column.lower() == name.lower()]
         if len(alike) > 1:
@@ -66,7 +70,7 @@ def check_alike(where: object, columns: Sequence[str], found: Collection[str | N
 
 
 def check_header(where: object, sample: Sequence[dict[str, Any]]) -> None:
-    """Raise `UserError` where the names of columns look like a row of the data, and none is a usual name."""
+    """Raise `UserError` if the names of the columns look like a row of data and none of them is a usual name."""
     columns = list(sample[0])
     known = {*TEXTS, *LABELS, *(name for names in PAIRS for name in names)}
     if any(column.lower() in known for column in columns):
@@ -83,7 +87,10 @@ def check_header(where: object, sample: Sequence[dict[str, Any]]) -> None:
 def texts_in(
     where: object, columns: list[str], sample: Sequence[dict[str, Any]], pair: str | None
 ) -> tuple[str, str | None]:
-    """The columns of text and pair among some, by their names or by what a few records hold."""
+    """Return the columns of the text and of a pair's second text among `columns`, by name or by the sample's values.
+
+    A given `pair` is kept. Raises `UserError` unless the text's column has a usual name or is the only one with texts.
+    """
     lower = _by_lower(columns)
     for one, other in PAIRS:
         second = lower.get(other) if pair is None else pair if pair.lower() == other else None
@@ -99,7 +106,7 @@ def texts_in(
 
 
 def text_of(record: dict[str, Any], name: str) -> str:
-    """A text; `ValueError` says what is wrong with it."""
+    """Return the text in a record's column; raise `ValueError` unless it is a string that UTF-8 can encode."""
     text = record[name]
     if not isinstance(text, str):
         raise ValueError(f"{name} is {shown(text)}, expected a string")
@@ -109,30 +116,30 @@ def text_of(record: dict[str, Any], name: str) -> str:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """For the end of an error: the known name that is most like this one, or nothing."""
+    """Return a suggestion for the end of an error: the known name most similar to `name`, or an empty string."""
     near = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def shown(value: Any) -> str:
-    """A value of the data, for a line of an error."""
+    """Return a value of the data as JSON for an error line, cut to 60 characters."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null"
     return json.dumps(value, default=str)[:60]
 
 
 def _by_lower(columns: Sequence[str]) -> dict[str, str]:
-    """Each column by its name in lower case; of several, the first."""
+    """Map the name of each column in lower case to the column; of columns with the same name, the first is kept."""
     return {column.lower(): column for column in reversed(columns)}
 
 
 def named(columns: Sequence[str], known: Sequence[str]) -> str | None:
-    """The first of the known names that a column has, ignoring case."""
+    """Return the column with the first of the known names that any column has, ignoring case, or None."""
     lower = _by_lower(columns)
     return next((lower[name] for name in known if name in lower), None)
 
 
 def is_texts(values: list[Any]) -> bool:
-    """Whether all values are strings, of several words on average."""
+    """Return whether all values are strings, with at least `_WORDS` words on average."""
     texts = [value for value in values if isinstance(value, str)]
     return len(texts) == len(values) and sum(len(text.split()) for text in texts) >= _WORDS * len(texts)

@@ -1,4 +1,4 @@
-"""Texts and options as Python gives them: what they are not is one error that names it."""
+"""Checks of the texts and options that a Python caller passes; each error describes the wrong value."""
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,10 @@ from bert_jax.errors import UserError
 
 
 def check_list(texts: Any) -> None:
-    """Raise `TypeError` for what is no list of texts, though Python may go through it: a string, a table, a mapping."""
+    """Raise `TypeError` unless `texts` is an iterable of texts.
+
+    A string, a table and a mapping are refused too, although Python may be able to iterate over them.
+    """
     if isinstance(texts, str | bytes):
         raise TypeError("expected a list of texts, got one string: write [text]")
     if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
@@ -19,7 +22,7 @@ def check_list(texts: Any) -> None:
 
 
 def checked(name: str, texts: Iterable[Any]) -> Iterator[str]:
-    """The texts, each of them a string that UTF-8 can say; `UserError` with the place of one that is not."""
+    """Yield the texts; raise `UserError` with the index of a text that is no string or that UTF-8 cannot encode."""
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             shown = " ".join(repr(text).split())[:100]
@@ -30,7 +33,10 @@ def checked(name: str, texts: Iterable[Any]) -> Iterator[str]:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """An option's whole number, of Python's or numpy's; `UserError` for anything else."""
+    """Return an option's value as an int, from a whole number of Python or numpy.
+
+    Raises `UserError` for anything else, a bool included.
+    """
     try:
         if not isinstance(value, bool):
             return operator.index(value)

@@ -1,4 +1,4 @@
-"""Text to token ids, by the `tokenizers` library, as transformers' fast BERT tokenizer does it."""
+"""Convert texts to token ids with the `tokenizers` library, as transformers' fast BERT tokenizer does."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,10 +14,13 @@ from bert_jax.packing import Tokens
 from bert_jax.tokenizer_files import FILES, Built, build, checked_class, faults_of
 
 _WINDOW = 4096
-"""Texts given to the library at once: its record of a short text takes 2,000 bytes, our ids of it 100."""
+"""Number of texts that are passed to the library at once.
+
+The library's record of a short text takes 2,000 bytes; the list of its ids takes 100.
+"""
 
 _SHOWN = 60
-"""Characters of a text that a message shows."""
+"""Maximum number of characters of a text in an error message."""
 
 _PROBE = "A word \u2603 that no vocabulary has: \U0001f9ff\u0301."
 
@@ -25,8 +28,9 @@ _PROBE = "A word \u2603 that no vocabulary has: \U0001f9ff\u0301."
 class Tokenizer:
     """A checkpoint's tokenizer, with the special tokens of its post-processor.
 
-    BERT's are [CLS] A [SEP], or [CLS] A [SEP] B [SEP]. `long_texts` is what it reads of long texts unless told
-    (`bert_jax.long_texts.LONG_TEXTS`): the tail where its files say to cut at the left.
+    BERT's post-processor makes [CLS] A [SEP] of a text, and [CLS] A [SEP] B [SEP] of a pair. `long_texts` (one of
+    `bert_jax.long_texts.LONG_TEXTS`) is the default for texts that are too long: `tail` if the tokenizer's files set
+    the truncation side to left, otherwise `head`.
     """
 
     def __init__(self, built: Built):
@@ -38,11 +42,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Read `tokenizer.json`, or build the same from a bare `vocab.txt`.
+        """Load the tokenizer of a checkpoint directory from `tokenizer.json`, or build it from a bare `vocab.txt`.
 
-        `tokenizer_config.json`, where there is one, decides on lower-casing, accents and CJK, as
-        it does in transformers. Raises `UserError` for files that are missing or malformed, for a
-        vocabulary without [UNK], [CLS] or [SEP], and where it does not fit a `config.json` beside it.
+        If there is a `tokenizer_config.json`, it decides on lower-casing, accents and CJK, as in transformers. Raises
+        `UserError` for files that are missing or malformed, for a vocabulary without [UNK], [CLS] or [SEP], and for a
+        tokenizer that does not fit a `config.json` in the same directory.
         """
         from bert_jax.checkpoint import read_config
 
@@ -55,14 +59,17 @@ class Tokenizer:
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], where: Path) -> "Tokenizer":
-        """The same, of the files' contents by name; `where` is the directory that errors name."""
+        """Return the tokenizer that `load` returns, from the contents of its files by name.
+
+        `where` is the directory that errors name. There is no check against a `config.json` (see `check_fits`).
+        """
         made = cls(build(files, where))
         made._check_frames(where)
         return made
 
     def _check_frames(self, where: object) -> None:
-        """Raise `UserError` where the library itself would put other special tokens around texts."""
-        with faults_of("tokenizer.json"):  # some faults show only in use
+        """Raise `UserError` if the library itself would put other special tokens around texts than this class does."""
+        with faults_of("tokenizer.json"):  # some faults of the file appear only when it is used
             for text, other in ((_PROBE, None), ("", None), (_PROBE, "a"), ("", _PROBE)):
                 frame, texts = (self._single, [text]) if other is None else (self._pair, [text, other])
                 theirs = self.backend.encode(text, other)
@@ -72,14 +79,18 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """One more than the largest token id."""
+        """The largest token id plus one."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def check_fits(self, config: BertConfig, where: object) -> None:
-        """Raise `UserError` where a token id lies outside the model's word embeddings, or for another class.
+        """Raise `UserError` if the tokenizer does not fit a model with this config.
 
-        Special tokens that are added to the vocabulary may lie outside of them, as transformers adds a missing [MASK]:
-        a text that holds one is refused when it is tokenised.
+        The model must have a word embedding for each token id, and a type embedding for each token type. Token type 1
+        of pairs is excepted. If the tokenizer's own files give no `tokenizer_class`, the one in `config.json` must be
+        supported.
+
+        Special tokens that were added to the vocabulary may lack a word embedding if they are not put around texts, as
+        transformers adds a missing [MASK]. A text with such a token is refused when it is tokenised.
         """
         if self._said_class is None:
             checked_class(config.source.get("tokenizer_class"), f"{where}: config.json")
@@ -95,7 +106,7 @@ class Tokenizer:
             if number >= size:
                 raise UserError(f"{where}: {_outside(self.backend.id_to_token(number), number, size)}")
         self._beyond = {i: _outside(token.content, i, size) for i, token in added.items() if i >= size}
-        # A model with one type takes no pairs.
+        # A model with one token type takes no pairs, so token type 1 of a pair is no error.
         for frame, types in ((self._single, config.type_vocab_size), (self._pair, max(2, config.type_vocab_size))):
             if (kind := max(frame.kinds)) >= types:
                 raise UserError(
@@ -111,24 +122,26 @@ class Tokenizer:
         max_length: int,
         long_texts: str | None = None,
     ) -> list[Tokens]:
-        """Tokenise texts, or pairs of texts, cutting the longer side first to `max_length` tokens.
+        """Tokenise texts, or pairs of texts, into examples of at most `max_length` tokens.
 
-        `max_length` counts special tokens and is at least 3. Sentence B and its [SEP] have type 1.
+        `max_length` counts special tokens and is at least 3. If a pair is too long, its longer text is cut first.
+        `long_texts` is `self.long_texts` by default; with "windows", a text may have several examples. In BERT's pairs,
+        sentence B and its [SEP] have token type 1.
         """
         return [tokens for _, tokens in self.examples(texts, pairs, Cutting(max_length, long_texts or self.long_texts))]
 
     def stream(self, texts: Iterable[str], *, max_length: int) -> Iterator[Tokens]:
-        """Tokenise texts in their order, in memory that does not grow with their number."""
+        """Tokenise texts in their order; memory use does not grow with the number of texts."""
         return (tokens for _, tokens in self.examples(texts, None, Cutting(max_length, self.long_texts)))
 
     def examples(
         self, texts: Iterable[str], pairs: Iterable[str] | None, cutting: Cutting
     ) -> Iterator[tuple[int, Tokens]]:
-        """Tokenise texts, or pairs, in their order and in bounded memory: the number of the text, and its tokens.
+        """Tokenise texts, or pairs of texts, in bounded memory; yield the index of each text and its tokens, in order.
 
-        A text has one example, or with windows as many as it takes. Raises `UserError` where `max_length` leaves no
-        room and where a text holds a token that the model has no embedding of, and `ValueError` where `pairs` is
-        shorter or longer than `texts`.
+        A text has one example, or with windows as many examples as it has windows. Raises `UserError` if `max_length`
+        leaves no room for a text, and if a text contains a token that the model has no embedding for. Raises
+        `ValueError` if `pairs` is shorter or longer than `texts`.
         """
         self.room(cutting, pairs=pairs is not None)
         inputs = zip(texts) if pairs is None else zip(texts, pairs, strict=True)
@@ -143,10 +156,10 @@ class Tokenizer:
             first += len(window)
 
     def room(self, cutting: Cutting, *, pairs: bool) -> int:
-        """How many tokens of the texts' own fit between the special ones.
+        """Return how many tokens of a text, or of a pair, fit into `max_length` beside the special tokens.
 
-        Windows hold a token of each text, as they would never end otherwise. Cut otherwise, a pair may lose a text, as
-        in transformers. Raises `UserError` where there is no room.
+        A window needs room for one token of each text, as windows would never end otherwise. With the other settings, a
+        pair may lose a text entirely, as in transformers. Raises `UserError` if there is too little room.
         """
         size, texts = (self._pair if pairs else self._single).size, 1 + pairs
         room, least = cutting.max_length - size, texts if cutting.reads_all else 1 - pairs
@@ -169,8 +182,8 @@ class Tokenizer:
     def _singles(
         self, numbers: Iterable[int], texts: list[list[int]], cutting: Cutting
     ) -> Iterator[tuple[int, Tokens]]:
-        # All texts in one array, of which each gets its slice: a few calls of numpy for all of them
-        # instead of a few for each, which cost more than the tokenising of a short text.
+        # All texts share one array, and each text gets a slice of it. So numpy is called a few times for all texts. A
+        # few calls for each text would take longer than tokenising a short text.
         frame = self._single
         room = self.room(cutting, pairs=False)
         cut, lost, owners = [], [], []
@@ -197,9 +210,10 @@ class Tokenizer:
     def _pairs(
         self, numbers: Iterable[int], texts: list[list[int]], others: list[list[int]], cutting: Cutting
     ) -> Iterator[tuple[int, Tokens]]:
-        # Cut here and not by the library, whose record of what is left over grows with the product
-        # of the lengths. Its rule: the shorter text stays whole if it fits in half of the room,
-        # else each gets half, the longer one (the second, of equals) the odd token. Windows go over the longer one.
+        # Pairs are cut by this function, as the library's record of the tokens cut off grows with the product of the
+        # lengths. The library's rule is: the shorter text stays whole if it fits in half of the room. Otherwise each
+        # text gets half, and the longer text (of two equal ones, the second) gets the odd token. Windows cover the
+        # longer text.
         room = self.room(cutting, pairs=True)
         whole = cutting._replace(long_texts="head") if cutting.reads_all else cutting
         for number, a, b in zip(numbers, texts, others, strict=True):
@@ -218,7 +232,7 @@ class Tokenizer:
 
 
 def _outside(token: str | None, number: int, vocab_size: int) -> str:
-    """What is wrong with an added token that the model has no embedding of, and what to do."""
+    """Return the error for an added token that the model has no embedding for, with what to do about it."""
     return (
         f"token {token!r} has id {number} but vocab_size is {vocab_size}; resize the model's embeddings in "
         "transformers (resize_token_embeddings), or remove the token from the text and from the tokenizer's files"
@@ -226,9 +240,9 @@ def _outside(token: str | None, number: int, vocab_size: int) -> str:
 
 
 def check_max_length(max_length: int, config: BertConfig, *, pairs: bool = False) -> None:
-    """Raise `UserError` for more tokens than the model has positions, or too few for any text, or pair of texts."""
+    """Raise `UserError` for more tokens than the model has positions, or too few for any text (or pair of texts)."""
     limit, of = config.max_position_embeddings, " of a pair" if pairs else ""
-    least = 5 if pairs else 3  # one token of each text, and BERT's special ones
+    least = 5 if pairs else 3  # one token of each text, and BERT's special tokens
     if not least <= max_length <= limit:
         raise UserError(
             f"--max-length is {max_length}; this model takes {least} to {limit} tokens{of} (max_position_embeddings)"

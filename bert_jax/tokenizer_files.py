@@ -1,4 +1,4 @@
-"""A tokenizer's files to the `tokenizers` library's tokenizer, with what transformers makes of its settings."""
+"""Build a tokenizer of the `tokenizers` library from a checkpoint's files, with settings read as in transformers."""
 
 import contextlib
 import json
@@ -21,16 +21,22 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""Files of a checkpoint that belong to its tokenizer; one of the first two is needed."""
+"""Files of a checkpoint that belong to its tokenizer; one of the first two is required."""
 
 _MOST_CHARACTERS = 1_000
-"""In a word that WordPiece looks at; BERT's is 100. Its time grows with their cube."""
+"""Maximum of `max_input_chars_per_word`, the characters of a word that WordPiece looks at; BERT's is 100.
+
+WordPiece's time grows with the cube of the number of characters.
+"""
 
 BERT_CLASSES = (None, "BertTokenizer", "BertTokenizerFast")
-"""Values of `tokenizer_class` that mean BERT's own tokenizer: transformers takes but the vocabulary from the files."""
+"""Values of `tokenizer_class` that mean BERT's own tokenizer.
+
+For these, transformers does not use the normalizer, the pre-tokenizer and the post-processor in `tokenizer.json`.
+"""
 
 WHOLE_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Values of `tokenizer_class` that mean `tokenizer.json` as it is."""
+"""Values of `tokenizer_class` for which `tokenizer.json` is used as it is."""
 
 _NOT_UNDERSTOOD = {
     "split_special_tokens": False,
@@ -40,14 +46,14 @@ _NOT_UNDERSTOOD = {
     "fix_mistral_regex": False,
     "vocab": None,
 }
-"""Settings that would change the ids, with the value that does not."""
+"""Unsupported settings that would change the token ids, each with the value that does not."""
 
 _SAFE_EXPRESSION = " {2,}"
-"""The regular expression in the normalizer of tokenizers that came from sentencepiece: it takes linear time."""
+"""Regular expression in the normalizer of tokenizers converted from sentencepiece; it takes linear time."""
 
 
 class Built(NamedTuple):
-    """The library's tokenizer, the frames of a text and of a pair, what `tokenizer_class` says, and the side to cut."""
+    """The library's tokenizer, the frames of a text and of a pair, the `tokenizer_class`, and the side to truncate."""
 
     backend: tokenizers.Tokenizer
     single: Frame
@@ -57,10 +63,11 @@ class Built(NamedTuple):
 
 
 def build(files: Mapping[str, bytes], where: Path) -> Built:
-    """The library's tokenizer of files' contents by name, made as transformers 5 makes it.
+    """Build the library's tokenizer from the contents of files by name, as transformers 5 builds it.
 
-    Raises `UserError`, naming a file in the directory `where`, for what is missing, malformed or
-    without bounds, for a tokenizer of another class, and for a vocabulary without [UNK], [CLS] or [SEP].
+    Raises `UserError` that names a file in the directory `where`: for files that are missing or malformed, for a
+    tokenizer whose time has no bound, for an unsupported `tokenizer_class`, and for a vocabulary without [UNK], [CLS]
+    or [SEP].
     """
     settings = merged_settings(files, where)
     said_class = checked_class(settings.get("tokenizer_class"), where / "tokenizer_config.json")
@@ -99,7 +106,7 @@ def build(files: Mapping[str, bytes], where: Path) -> Built:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
     elif described.get("padding"):
         settings.setdefault("pad_token", described["padding"]["pad_token"])
-    # Their own file is named where all the tokens are from it.
+    # An error about added tokens names tokenizer.json if that lists them, and otherwise the directory.
     source = path if listed and "added_tokens_decoder" not in settings else where
     add_tokens(backend, wanted, settings, source, is_bert=is_bert)
     if is_bert:
@@ -114,7 +121,7 @@ def build(files: Mapping[str, bytes], where: Path) -> Built:
 
 
 def checked_class(name: Any, where: object) -> str | None:
-    """A `tokenizer_class` that is understood; else `UserError` with its name."""
+    """Return a supported `tokenizer_class`; raise `UserError` with its name if it is not supported."""
     if name not in (*BERT_CLASSES, *WHOLE_CLASSES):
         raise UserError(
             f"{where}: tokenizer_class is {name!r}; expected one of "
@@ -124,7 +131,11 @@ def checked_class(name: Any, where: object) -> str | None:
 
 
 def merged_settings(files: Mapping[str, bytes], where: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, with `special_tokens_map.json` over it unless the former lists its added tokens."""
+    """Return the settings of `tokenizer_config.json`, overridden by those of `special_tokens_map.json`.
+
+    `special_tokens_map.json` is ignored if `tokenizer_config.json` lists its added tokens (`added_tokens_decoder`). The
+    special tokens of kinds that only this checkpoint has are collected under `model_specific_special_tokens`.
+    """
     settings = dict(_json(files, "tokenizer_config.json", where))
     if settings.get("additional_special_tokens") and not settings.get("extra_special_tokens"):
         settings["extra_special_tokens"] = settings.pop("additional_special_tokens")
@@ -146,7 +157,7 @@ def merged_settings(files: Mapping[str, bytes], where: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def faults_of(where: object) -> Iterator[None]:
-    """Have an error of the library's be one of the file `where`, and a panic in Rust, too."""
+    """Turn an error of the library, or a panic in its Rust code, into a `UserError` about the file `where`."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, UserError):
@@ -160,7 +171,7 @@ def _json(files: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
 
 
 def _check_bounded(described: dict[str, Any], path: Path) -> None:
-    """Raise `UserError` where a text could take the library any time, or get other ids each time."""
+    """Raise `UserError` if a text could take the library unbounded time, or get different ids each time."""
     model = described.get("model", {})
     if model.get("dropout"):
         raise UserError(f"{path}: dropout is {model['dropout']}: ids would be drawn at random; set it to null")
@@ -176,7 +187,10 @@ def _check_bounded(described: dict[str, Any], path: Path) -> None:
 
 
 def _bert(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer of a vocabulary: whatever tokenizer.json says beside it, transformers does not read."""
+    """Return BERT's tokenizer for a vocabulary.
+
+    Everything beside the vocabulary that `tokenizer.json` says about it is ignored, as in transformers.
+    """
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=special_names(settings)["unk"]))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
