@@ -37,7 +37,8 @@ class Prediction(NamedTuple):
 
     `label` is the most likely label, and `score` is its probability. `labels` are all predicted labels: in multi-label
     classification those whose probability reaches the model's threshold, otherwise `label` alone. In regression,
-    `score` is the predicted number, and `label` is the number's name.
+    `score` is the predicted number, and `label` is the number's name; of several numbers they are the first's, and
+    `scores` has all.
     """
 
     text: str
@@ -53,16 +54,17 @@ class Prediction(NamedTuple):
     def to_dict(self, *, logits: bool = False) -> dict[str, Any]:
         """Return the JSON object for this prediction.
 
-        `pair` appears only for pairs, and `truncated` only if text was cut. A regression of one number has `score`,
-        but no `label` and no `scores`. A multi-label prediction has `labels` and `scores`, but no `label` or `score`.
+        `pair` appears only for pairs, and `truncated` only if text was cut. A regression has `score`, or `scores` if it
+        has several numbers, but no `label`. A multi-label prediction has `labels` and `scores`, but no `label` or
+        `score`.
         """
         out: dict[str, Any] = {"text": self.text}
         if self.pair is not None:
             out["pair"] = self.pair
         if self.task == MULTI_LABEL:
             out |= {"labels": list(self.labels), "scores": self.scores}
-        elif self.task == REGRESSION and len(self.scores) == 1:
-            out["score"] = self.score
+        elif self.task == REGRESSION:
+            out |= {"score": self.score} if len(self.scores) == 1 else {"scores": self.scores}
         else:
             out |= {"label": self.label, "score": self.score, "scores": self.scores}
         if logits:
@@ -202,7 +204,7 @@ class TextClassifier:
         truncated = np.zeros(len(logits), bool)
         truncated[window.owners[window.truncated]] = True
         scores = scores_of(logits.astype(np.float64), task)
-        best = scores.argmax(1).tolist()
+        best = (np.zeros(len(scores), int) if task == REGRESSION else scores.argmax(1)).tolist()
         columns = window.inputs, best, scores.tolist(), logits.tolist(), truncated.tolist()
         for (text, *pair), top, values, row, was_cut in zip(*columns, strict=True):
             held = [i for i, value in enumerate(values) if value >= self.threshold] if task == MULTI_LABEL else [top]

@@ -84,10 +84,10 @@ def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[st
 
     The result is empty for other files. Raises `UserError` if this metadata cannot be read.
     """
-    import pyarrow.parquet
-
     if kind(path) != ".parquet":
         return {}
+    import pyarrow.parquet
+
     with opened(path, within=within) as file:
         try:
             note = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface")

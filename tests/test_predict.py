@@ -12,6 +12,7 @@ import pytest
 import bert_jax
 from bert_jax import checkpoint, files
 from bert_jax.__main__ import main
+from bert_jax.config import REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.long_texts import Cutting
 from bert_jax.predict import TextClassifier
@@ -45,6 +46,16 @@ def test_scores_are_the_softmax_of_the_logits(classifier):
         assert tuple(p.scores) == PRIMES.labels
         assert p.score == max(p.scores.values()) == p.scores[p.label]
         assert p.label == PRIMES.labels[int(np.argmax(p.logits))]
+
+
+def test_a_regression_of_several_numbers_has_no_best_label(primes, tmp_path):
+    config = primes.config.replace(problem_type=REGRESSION)
+    with files.new_directory(tmp_path / "model") as scratch:
+        checkpoint.write(scratch, dataclasses.replace(primes, config=config))
+    for p in TextClassifier.load(tmp_path / "model")(TEXTS):
+        assert p.to_dict()["scores"] == dict(zip(config.labels, p.logits, strict=True))
+        assert not {"label", "score"} & set(p.to_dict())
+        assert (p.label, p.score) == (config.labels[0], p.logits[0])
 
 
 def test_long_texts_are_cut_and_flagged(classifier):
