@@ -1,1 +1,1 @@
-"""Checkpoints of other projects to and from the native one, and the proof that nothing changed."""
+"""Convert checkpoints between other projects' formats and the native format, and prove that nothing changed."""

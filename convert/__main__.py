@@ -1,7 +1,7 @@
-"""Convert a checkpoint: Hugging Face directory or hub id to native, native to Hugging Face.
+"""Convert a checkpoint from Hugging Face (a directory or a hub id) to native, or from native to Hugging Face.
 
-SOURCE may be the directory of a training run too: its best model is taken, and in the Hugging Face layout a model
-card with what the run recorded goes with it.
+SOURCE may also be the directory of a training run. Then its best model is converted, and in the Hugging Face layout
+OUT also has a model card with what the run recorded.
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read, check, then write `OUT` whole or not at all, and hand it on if that is asked."""
+    """Read and check the source, then write `OUT` whole or not at all; with `--push-to`, upload it to the hub."""
     args = _parser().parse_args(argv)
     if args.push_to is not None:
         if args.to != "hf":
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         encoder_only=args.encoder_only,
     )
     if args.encoder_only:
-        from_run = None  # its scores are those of the classifier
+        from_run = None  # the run's scores are the classifier's, not the encoder's
     found = conversion.cast(read.checkpoint, DTYPES[args.dtype]) if args.dtype else read.checkpoint
     if args.to == "hf":
         found = export.completed(found, read.tokenizer, trained=from_run is not None)

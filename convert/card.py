@@ -1,6 +1,7 @@
-"""The model card of a run handed on: README.md, from what run.json says and nothing else.
+"""The model card (README.md) of a training run, made from its run.json and the config of its best model.
 
-Model and data are named by hub id or base name: where they lay on the machine of the run is nobody's business.
+The card names the starting model and the data by hub id or base name. It gives no paths of the machine of the run, as
+these are private.
 """
 
 import json
@@ -25,7 +26,7 @@ _HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 _DATA_FILE = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".txt")
 _MOST_FILES = 20
 
-# Options that say how the model came to be; all others may name a path or host.
+# Options that say how the model was made. The card leaves the other options out, as they may name a path or a host.
 RECIPE = (
     "task label_smoothing class_weights threshold dev_fraction max_length long_texts stride epochs batch_size "
     "learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers metric patience dtype seed"
@@ -39,9 +40,9 @@ _KINDS = {
 
 
 def make(run: Run, model: Checkpoint, name: str) -> str:
-    """The card of a run's best model under a name (a hub id, or that of a directory).
+    """Return the card of a run's best model as Markdown; `name` is a hub id, or the name of a directory.
 
-    Raises `UserError` where run.json is not as a run writes it.
+    Raises `UserError` if run.json is not as a run writes it.
     """
     try:
         return f"---\n{_front_matter(run.record, name)}\n---\n\n{_body(run.record, model, name)}"
@@ -50,7 +51,7 @@ def make(run: Run, model: Checkpoint, name: str) -> str:
 
 
 def _front_matter(record: Mapping[str, Any], name: str) -> str:
-    """YAML, written by the hub's own library."""
+    """Return the front matter as YAML, written by the hub's own library."""
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset, revision = _dataset_id(record), record["config"].get("data_revision")
@@ -77,7 +78,7 @@ def _front_matter(record: Mapping[str, Any], name: str) -> str:
         datasets=[dataset] if dataset else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         eval_results=results or None,
-        model_name=printable(name),  # so that it stays on its line: a line --- of its own would end the front matter
+        model_name=printable(name),  # without line breaks: a line --- would end the front matter
     )
     return data.to_yaml()
 
@@ -169,13 +170,19 @@ def _provenance(record: Mapping[str, Any]) -> str:
 
 
 def _base(record: Mapping[str, Any]) -> str | None:
-    """The hub id that the weights came from at the first; a directory's origin is an absolute path."""
+    """Return the hub id that the run's starting weights originally came from, or None if there is no such hub id.
+
+    Weights that came from a directory have an absolute path as their source, which is never a hub id.
+    """
     origin = re.sub(r" \(package [\w.-]+\)$", "", record["source"].get("source", ""))
     return origin if re.fullmatch(_HUB_ID, origin) else None
 
 
 def _dataset_id(record: Mapping[str, Any]) -> str | None:
-    """The data's hub id; None where files of that path were read, or are there."""
+    """Return the data's hub id, or None if the data are files.
+
+    The data are files if the run has read files at that path, or if the path exists now.
+    """
     name = record["config"]["data"]
     read = any(
         path == name or (path.startswith(f"{name}/") and path.endswith(_DATA_FILE)) for path in file_hashes(record)

@@ -1,4 +1,4 @@
-"""What is compared with a reference: what this project computes for its texts, and how far that may be from it."""
+"""Compare what this project computes for a reference's texts with the reference, and check each error's bound."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -14,22 +14,35 @@ from . import reference
 from .reference import Error, Quantity, Reference
 
 RMS_RATIO, LARGEST_RATIO = 1.25, 2.0
-"""Our error over torch's own, in the mean square and in the largest element, float32 and bfloat16."""
+"""Maximum ratio of our error to torch's own, for the root mean square and for the largest element.
+
+Both apply to float32 and to bfloat16.
+"""
 
 RMS_FLOOR, LARGEST_FLOOR = 0.75, 4.0
-"""In units in the last place of an array's rms (2^-23 of it): where torch's own errors are smaller, by luck, they count
-as these. One LayerNorm alone makes errors of 0.7 units in the mean square and 6 at most."""
+"""Minimum of torch's own error (root mean square, largest element) in the bounds.
+
+The unit is one unit in the last place of an array's rms, which is 2^-23 of the rms. torch's own error may be smaller by
+luck; the bounds use these values instead. One LayerNorm alone makes errors of 0.7 units in the root mean square and of
+6 units at most. The bound of a loss, which is one number, uses only `LARGEST_RATIO` and a minimum of one unit.
+"""
 
 GRADIENT_RATIO, GRADIENT_SHARE = 1.5, 1e-7
-"""A gradient's error: this times torch's own, plus this share of the global gradient norm."""
+"""Bound of the 2-norm of a gradient's error.
+
+The bound is `GRADIENT_RATIO` times torch's own error, plus `GRADIENT_SHARE` times the global gradient norm.
+"""
 
 STEP_BOUND, STEP_SHARE = 0.75, 2e-5
-"""After one AdamW step from the same gradients: units in the last place of a parameter, of which rounding the sum
-takes half of one, plus this share of the learning rate."""
+"""Bound of a parameter's error after one AdamW step from the same gradients.
+
+The bound is `STEP_BOUND` units in the last place of the parameter, plus `STEP_SHARE` times the learning rate. Rounding
+the sum takes half a unit.
+"""
 
 
 class Finding(NamedTuple):
-    """One comparison: our error, torch's own, what is held against what, and whether it holds."""
+    """One comparison: a quantity's name, our error, torch's own error, the bound in words, and whether it holds."""
 
     name: str
     ours: Error
@@ -39,7 +52,7 @@ class Finding(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What this project computes for a reference's texts."""
+    """What this project computes for a reference's texts: forward quantities and gradients, by name."""
 
     forward: dict[str, np.ndarray]
     gradients: dict[str, np.ndarray]
@@ -55,7 +68,8 @@ def answer(
 ) -> Answers:
     """Run our model on packed rows, as users run it with this `dtype` and `precision`.
 
-    Forward quantities have the shapes of the reference's; loss and its gradients are computed where asked for.
+    The forward quantities have the reference's shapes. The loss and its gradients are computed only with `gradients`,
+    and only for a classifier.
     """
     return asking(checkpoint, tokens, dtype, precision, gradients=gradients)(checkpoint.tensors)
 
@@ -68,7 +82,10 @@ def asking(
     *,
     gradients: bool = True,
 ) -> Callable[[Mapping[str, np.ndarray]], Answers]:
-    """`answer` for any native tensors of this checkpoint's config; what it compiles serves them all."""
+    """Return `answer` as a function of native tensors that fit this checkpoint's config.
+
+    The function compiles once for all tensors.
+    """
     import jax
     from flax import nnx
 
@@ -122,9 +139,10 @@ def asking(
 def compare(
     checkpoint: Checkpoint, tokenizer: Tokenizer, against: Reference, precision: str = "highest"
 ) -> Iterator[Finding]:
-    """Every comparison, in the order of the computation.
+    """Yield every comparison, in the order of the computation.
 
-    Where this `precision` is less than float32, strict float32 is compared beside it.
+    If `precision` is less exact than float32 on this device, the comparisons in strict float32 of the logits (or the
+    last layer, without logits) and of the gradients follow. If the token ids differ, their comparison is the only one.
     """
     import jax
 
@@ -138,7 +156,7 @@ def compare(
     wrong = sum(a != b for a, b in zip(ours, against.tokens, strict=True))
     yield Finding("token ids", Error(wrong, wrong, wrong), Error(0, 0, 0), "equal", wrong == 0)
     if wrong:
-        return  # every array below would differ for this reason alone
+        return  # with other token ids, every array would differ
 
     single = answer(checkpoint, tokens, precision=precision, gradients="loss" in against.forward)
     for name, quantity in against.forward.items():
@@ -151,7 +169,7 @@ def compare(
     quantity = against.forward[name]
     if quantity.torch_bfloat16_error is not None:
         yield _forward(f"{name}, bfloat16", half.forward[name], quantity, quantity.torch_bfloat16_error)
-    if precision == "highest" or jax.default_backend() == "cpu":  # which computes in float32 in any case
+    if precision == "highest" or jax.default_backend() == "cpu":  # a CPU always computes in float32
         return
     strict = answer(checkpoint, tokens)
     yield _forward(f"{name}, strict float32", strict.forward[name], quantity, quantity.torch_error)
@@ -162,7 +180,7 @@ def compare(
 
 def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> Finding:
     found = reference.error(quantity.of(ours) - quantity.values)
-    # torch may be right to the last bit by luck, in a loss above all, which is one number.
+    # torch may be right to the last bit by luck, above all in a loss, which is one number.
     unit = reference.error(quantity.values).rms * 2.0**-23
     if name == "loss":
         bound = LARGEST_RATIO * max(torch.largest, unit)
@@ -173,7 +191,11 @@ def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> F
 
 
 def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Finding]:
-    """Each gradient against its own bound; shown are the worst and the global one."""
+    """Check each gradient against its own bound; yield the findings to show.
+
+    These are all gradients that miss their bound, or the one that is nearest to it if none does, and then one finding
+    for all gradients together.
+    """
     norm = np.sqrt(sum(np.sum(q.values**2) for q in against.gradients.values()))
     findings = []
     for name, quantity in against.gradients.items():
@@ -195,14 +217,17 @@ def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Find
 
 
 def _adamw_step(against: Reference) -> Finding:
-    """Our AdamW from the reference's gradients, parameter by parameter."""
+    """Compare one step of our AdamW from the reference's gradients with torch's, parameter by parameter.
+
+    The error is in multiples of the bound (`_unit`).
+    """
     import jax.numpy as jnp
     import optax
 
     from bert_jax.optimizer import adamw
 
     def column(name: str, array: np.ndarray) -> jnp.ndarray:
-        # A sampled kernel lies in one line; give it back its second axis, which decides on decay.
+        # A sampled kernel has one axis. AdamW decays only parameters with two, so the second axis is restored.
         array = array.astype(np.float32)
         return jnp.asarray(array[:, None] if array.ndim == 1 and name.endswith(("kernel", "embedding")) else array)
 
@@ -220,5 +245,5 @@ def _adamw_step(against: Reference) -> Finding:
 
 
 def _unit(exact: np.ndarray) -> np.ndarray:
-    """How far each parameter may be from `exact` after a step."""
+    """Return the largest allowed distance of each parameter from `exact` after one step."""
     return STEP_BOUND * np.spacing(np.abs(exact).astype(np.float32)) + STEP_SHARE * reference.LEARNING_RATE

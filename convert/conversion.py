@@ -1,4 +1,4 @@
-"""One conversion: any source read into a native checkpoint, and what became of its tensors."""
+"""Read any source into a native checkpoint, and report what happened to the source's tensors."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ from .weights import WEIGHTS
 
 
 class Conversion(NamedTuple):
-    """A checkpoint read from anywhere, with its tokenizer, and what became of its source's tensors."""
+    """A checkpoint read from any source, with what happened to the source's tensors, its location and its tokenizer."""
 
     checkpoint: Checkpoint
     findings: Findings
@@ -38,10 +38,11 @@ def read(
     ignore: Sequence[str] = (),
     encoder_only: bool = False,
 ) -> Conversion:
-    """Read a source of any kind and check it: tensors, config and tokenizer fit together.
+    """Read a source of any kind, and check that its tensors, config and tokenizer fit together.
 
-    `ignore` names tensors of a Hugging Face checkpoint that are left out, with `*` for any characters; `encoder_only`
-    leaves its head out. Raises `UserError` where they do not fit.
+    `revision` is a branch, tag or commit of a hub id. `labels` replace the label names in the config. `ignore` names
+    tensors of a Hugging Face checkpoint that are left out, with `*` for any characters. `encoder_only` leaves the head
+    out. Raises `UserError` if tensors, config and tokenizer do not fit together.
     """
     location = locate(source, revision)
     if is_native(location.directory):
@@ -63,15 +64,15 @@ def read(
 
 
 def is_native(directory: Path) -> bool:
-    """Whether a directory's safetensors header calls itself ours."""
+    """Return whether the header of a directory's `model.safetensors` says that the checkpoint is native."""
     try:
         return read_metadata(directory / WEIGHTS).get("format") == checkpoint.FORMAT
     except UserError:
-        return False  # the reader for Hugging Face says what is wrong with it
+        return False  # the reader of Hugging Face directories raises an error that names the fault
 
 
 def cast(found: Checkpoint, dtype: np.dtype) -> Checkpoint:
-    """The same checkpoint with every tensor in `dtype`."""
+    """Return the checkpoint with every tensor in `dtype`, and with this dtype in its config if the config names one."""
     tensors = {name: array.astype(dtype) for name, array in found.tensors.items()}
     stale = {name: dtype.name for name in ("torch_dtype", "dtype") if name in found.config.source}
     config = found.config.replace(source={**found.config.source, **stale})
@@ -79,7 +80,7 @@ def cast(found: Checkpoint, dtype: np.dtype) -> Checkpoint:
 
 
 def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]:
-    """What `conversion.json` says: where from, what was done, with which program."""
+    """Return the contents of `conversion.json`: the source, what was done with it, and the program's version."""
     return {
         "bert_jax": __version__,
         "to": to,
@@ -93,7 +94,10 @@ def record(conversion: Conversion, to: str, dtype: str | None) -> dict[str, Any]
 
 
 def describe(conversion: Conversion) -> str:
-    """What was loaded, tied, ignored and left to be trained, a line each."""
+    """Return a summary with one line each for the source and the tensors loaded, tied, ignored and still to be trained.
+
+    If the config has labels, a last line lists them.
+    """
     findings = conversion.findings
     config = conversion.checkpoint.config
     commit = f" at {conversion.location.revision}" if conversion.location.revision else ""
@@ -116,7 +120,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def to_train(found: Checkpoint) -> list[str]:
-    """The parts a classifier needs that this checkpoint does not have."""
+    """Return the parts that a classifier needs but this checkpoint lacks: `pooler`, `classifier`, both or none."""
     return [part for part in ("pooler", "classifier") if f"{part}.kernel" not in found.tensors]
 
 

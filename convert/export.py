@@ -1,7 +1,7 @@
-"""What others expect of a Hugging Face directory beyond what the source had: settings said, tokenizer whole.
+"""Complete a Hugging Face directory with what other programs expect and the source may lack: settings and tokenizer.
 
-transformers' pipelines read problem_type, sentence-transformers' CrossEncoder an activation, and
-text-embeddings-inference takes no config with a missing size and no tokenizer but tokenizer.json.
+transformers' pipelines read `problem_type`. sentence-transformers' CrossEncoder reads an activation.
+text-embeddings-inference accepts no config with a missing size, and no tokenizer other than `tokenizer.json`.
 """
 
 import json
@@ -17,18 +17,18 @@ from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import BERT_CLASSES, merged_settings, special_names
 
 ACTIVATIONS = {
-    # nn.Softmax() made without an axis warns at every use; this one takes the last.
+    # nn.Softmax() without an axis warns at every use; SoftmaxTransform uses the last axis.
     SINGLE_LABEL: "torch.distributions.transforms.SoftmaxTransform",
     MULTI_LABEL: "torch.nn.modules.activation.Sigmoid",
     REGRESSION: "torch.nn.modules.linear.Identity",
 }
-"""What CrossEncoder makes scores of logits with, by `problem_type`; its own default is right for none of them."""
+"""Activations with which CrossEncoder turns logits into scores, by `problem_type`; its default is right for none."""
 
 _SIDES = {"head": "right", "tail": "left"}
-"""The `truncation_side` with which transformers reads long texts alike."""
+"""Values of `truncation_side` with which transformers truncates long texts as training did, by `long_texts`."""
 
 _UNSET = 10**9
-"""A `model_max_length` above this says that there is none: transformers writes 10^30."""
+"""A `model_max_length` above this number means that there is no maximum; transformers writes 10^30."""
 
 SAID = (
     "model_type",
@@ -45,15 +45,16 @@ SAID = (
     "layer_norm_eps",
     "pad_token_id",
 )
-"""Fields of `config.json` without which some reader stops, or takes a default of its own."""
+"""Fields of `config.json` that some reader requires, or replaces by a default of its own if they are missing."""
 
 
 def completed(found: Checkpoint, tokenizer: Tokenizer, *, trained: bool) -> Checkpoint:
-    """The checkpoint with what is missing added; what is there stays as it is.
+    """Return the checkpoint with missing settings and tokenizer files added.
 
-    What its scores mean is added only of a model `trained` here. Of that one, what is said of the model
-    it started from goes: its activation, and its name where that is a path of this machine. The side that its
-    training cut texts at becomes the tokenizer's.
+    Existing settings stay as they are, with these exceptions. If the model was `trained` by this project, an activation
+    for its scores replaces that of the model that training started from, and the name of that model is removed if it is
+    an absolute path. For other models, no activation is added. If the metadata say at which side training truncated
+    texts, the tokenizer's `truncation_side` becomes that side. A `model_max_length` above `_UNSET` is replaced, too.
     """
     source = config_json(found.config, trained=trained)
     made = tokenizer_files(
@@ -64,7 +65,7 @@ def completed(found: Checkpoint, tokenizer: Tokenizer, *, trained: bool) -> Chec
 
 
 def config_json(config: BertConfig, *, trained: bool) -> dict[str, Any]:
-    """`config.json` that leaves nothing to a reader's defaults which another reader may not have."""
+    """Return a `config.json` with every field in `SAID`, so that no reader depends on a default that others lack."""
     said = _without_path(config.to_dict(), "_name_or_path") if trained else config.to_dict()
     for name in SAID:
         said.setdefault(name, "bert" if name == "model_type" else getattr(config, name))
@@ -82,14 +83,15 @@ def tokenizer_files(
     trained: bool,
     long_texts: str | None = None,
 ) -> dict[str, bytes]:
-    """The tokenizer's files that are missing, and its settings with those that are missing.
+    """Return the tokenizer's missing files, and `tokenizer_config.json` if settings were missing or have to change.
 
-    `long_texts` is what training read of long texts (`bert_jax.long_texts.LONG_TEXTS`), None if it is not known.
+    The result maps file names to contents. `long_texts` is what training read of long texts, one of
+    `bert_jax.long_texts.LONG_TEXTS`, or None if that is not known.
     """
     settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}").decode("utf-8-sig"))
     merged = merged_settings(files, Path())
     is_bert = settings.get("tokenizer_class") in BERT_CLASSES
-    names = special_names(merged) if is_bert else {}  # others have no names but those that they say
+    names = special_names(merged) if is_bert else {}  # other classes have no default names
     whole = _without_path(settings, "name_or_path") if trained else dict(settings)
     if is_bert:
         whole.setdefault("do_lower_case", merged.get("do_lower_case", True))
@@ -117,7 +119,7 @@ def tokenizer_files(
 
 
 def _without_path(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The settings without one that is an absolute path."""
+    """Return the settings, without the setting `name` if its value is an absolute path."""
     return {key: value for key, value in settings.items() if key != name or not os.path.isabs(str(value))}
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face directories in, Hugging Face directories out."""
+"""Read and write Hugging Face directories."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,10 @@ _OF_HEADS = ("id2label", "label2id", "num_labels", "problem_type", "classifier_d
 
 
 class Findings(NamedTuple):
-    """What a conversion did with every tensor."""
+    """What a conversion did with every tensor of the source.
+
+    `loaded` and `ignored` are names of tensors; `tied` maps the name of a copy to the name of the tensor it copies.
+    """
 
     loaded: list[str]
     tied: dict[str, str]
@@ -39,11 +42,11 @@ class Findings(NamedTuple):
 
 
 def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool = False) -> tuple[Checkpoint, Findings]:
-    """Read a Hugging Face checkpoint strictly: each tensor used once, or named as ignored.
+    """Read a Hugging Face checkpoint strictly: each tensor is used once, or listed as tied or ignored.
 
-    `ignore` names tensors that are left out, with `*` for any characters; `encoder_only` leaves the head out, whatever
-    its task. A config without `architectures` is a classifier's if classifier and pooler are there. Raises one
-    `UserError` that lists all misfits.
+    `ignore` names tensors that are left out, with `*` for any characters. `encoder_only` leaves the head out, whatever
+    its task is. A config without `architectures` is a classifier's if the tensors include a classifier and a pooler.
+    Raises one `UserError` that lists all misfits.
     """
     directory = location.directory
     check_config_lies_in(directory)
@@ -99,7 +102,7 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
             found[plain if plain in table else name] = array
     native_shapes = parameter_shapes(config)
     shapes = {
-        # A zero broadcast takes no memory and shows what the layout makes of a shape.
+        # The layout's function converts arrays, not shapes. A broadcast zero has the native shape but takes no memory.
         name: row.layout.from_native(np.broadcast_to(np.float32(0), native_shapes[row.native])).shape
         for name, row in table.items()
         if row.native in native_shapes
@@ -112,10 +115,10 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
 
 
 def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The `config.json` and the tensors of a native checkpoint as transformers lays them out.
+    """Return the `config.json` and the tensors of a native checkpoint, in transformers' names and layouts.
 
-    A classifier becomes `BertForSequenceClassification` with the `bert.` prefix, an encoder
-    `BertModel` without.
+    A classifier becomes a `BertForSequenceClassification`, whose encoder has names with the prefix `bert.`. An encoder
+    becomes a `BertModel`, without the prefix.
     """
     config = checkpoint.config
     prefix = "bert." if config.architecture == CLASSIFIER else ""
@@ -127,7 +130,7 @@ def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np
     if kind := checkpoint.metadata.get("position_ids"):
         tensors[prefix + POSITION_IDS] = np.arange(config.max_position_embeddings, dtype=kind)[None]
     foreign = config.to_dict()
-    # A reader loads the weights as what the config says that they are.
+    # Readers load the weights in the dtype that the config names: it must be the stored dtype, or float32 if mixed.
     stored = {array.dtype.name for array in checkpoint.tensors.values()}
     for name in ("torch_dtype", "dtype"):
         if len(stored) == 1 and name in foreign:
@@ -135,13 +138,13 @@ def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np
         elif name in foreign:
             foreign[name] = "float32"
     if not config.add_pooling_layer:
-        # transformers wants this said by whoever loads the model; in its config.json it makes a pooler all the same.
+        # transformers ignores this field in config.json and makes a pooler; the code that loads the model must pass it.
         foreign.pop("add_pooling_layer", None)
     return foreign, tensors
 
 
 def write(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write a Hugging Face directory into an existing one (see `files.new_directory`)."""
+    """Write a checkpoint in the Hugging Face layout into an existing directory (see `files.new_directory`)."""
     config, tensors = to_huggingface(checkpoint)
     write_json(directory / "config.json", config)
     write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
@@ -151,7 +154,10 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
 def _ignored(
     directory: Path, tensors: Mapping[str, np.ndarray], table: Mapping[str, Row], ignore: Sequence[str]
 ) -> set[str]:
-    """The tensors that `ignore` asks to leave out; `UserError` where the model needs one, or none has the name."""
+    """Return the names of the tensors that match a pattern in `ignore`.
+
+    Raises `UserError` if the model needs one of them, or if a pattern matches no tensor.
+    """
     out: set[str] = set()
     for pattern in ignore:
         matching = {name for name in tensors if fnmatchcase(name, pattern)}
@@ -164,7 +170,11 @@ def _ignored(
 
 
 def _of_heads(tensors: Mapping[str, np.ndarray], table: Mapping[str, Row]) -> set[str]:
-    """The tensors that are no part of the encoder: those of heads, and what stands beside a model named `bert`."""
+    """Return the names of the tensors that are not part of the encoder.
+
+    These are the tensors of heads. If some names have the prefix `bert.`, these are also the tensors that have neither
+    this prefix nor a row in `table`.
+    """
     prefixed = any(name.startswith("bert.") for name in tensors)
     beside = {name for name in tensors if prefixed and not name.startswith("bert.") and canonical(name) not in table}
     return beside | {name for name in tensors if name.startswith(HEADS)}
@@ -173,7 +183,11 @@ def _of_heads(tensors: Mapping[str, np.ndarray], table: Mapping[str, Row]) -> se
 def _check(
     directory: Path, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray], problems: list[str]
 ) -> None:
-    """Raise one `UserError` with every misfit, their cause if they have one, and the way on if there is one."""
+    """Raise one `UserError` if tensors do not fit `shapes`, or if there are `problems` that were found before.
+
+    The error lists every misfit and says what to do if unexpected tensors are the only misfits. For a wrapped model,
+    it gives this cause instead of the misfits.
+    """
     if prefix := wrapper(found):
         raise UserError(
             f"{directory}: the names of the tensors begin with {prefix!r}, so a wrapped model was saved "
@@ -190,12 +204,12 @@ def _same(a: np.ndarray, b: np.ndarray | None) -> bool:
 
 
 def _one_hash(hashes: list[str]) -> str:
-    """SHA-256 of the weights: of the file, or of the shards' hashes in order of name."""
+    """Return the SHA-256 of the weights: of the single file, or of the joined hashes of the shards in order of name."""
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def label_names(text: str) -> tuple[str, ...]:
-    """`negative,positive` as a tuple; `UserError` for empty or repeated names."""
+    """Return the names in a text like `negative,positive`; raise `UserError` if a name is empty or repeated."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names) or len(set(names)) != len(names):
         raise UserError(f"--labels is {text!r}; expected names that differ, like negative,positive")

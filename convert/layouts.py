@@ -1,4 +1,4 @@
-"""The few array layouts in which a tensor can differ between two projects, each invertible."""
+"""The array layouts in which a tensor can differ between two projects; each is invertible."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,14 +7,14 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """How an array is turned from the foreign form into the native one, and back."""
+    """A pair of functions that convert an array from the foreign layout to the native one, and back."""
 
     to_native: Callable[[np.ndarray], np.ndarray]
     from_native: Callable[[np.ndarray], np.ndarray]
 
 
 SAME = Layout(lambda array: array, lambda array: array)
-"""Vectors and embedding tables."""
+"""Layout of vectors and embedding tables, which do not differ."""
 
 TRANSPOSED = Layout(np.transpose, np.transpose)
-"""Kernels: torch keeps (outputs, inputs), Flax (inputs, outputs)."""
+"""Layout of kernels: their shape is (outputs, inputs) in torch and (inputs, outputs) in Flax."""

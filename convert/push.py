@@ -1,4 +1,4 @@
-"""An exported directory to the hub, as one commit."""
+"""Upload an exported directory to the hub, as one commit."""
 
 import re
 import sys
@@ -11,18 +11,18 @@ from typing import NamedTuple
 from bert_jax.errors import UserError
 
 _OURS = ["conversion.json"]
-"""What stays behind: it names the paths of this machine."""
+"""Files that are not uploaded, as they name paths of this machine."""
 
 
 class Pushed(NamedTuple):
-    """Where the hub has it: the repository's address, and the commit."""
+    """The result of an upload: the repository's address, and the commit."""
 
     url: str
     commit: str
 
 
 def check(repository: str) -> None:
-    """Raise `UserError` where a repository's name is malformed, or there is no token for the hub."""
+    """Raise `UserError` if a repository's name is malformed, HF_HUB_OFFLINE is set, or the hub's token is missing."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import validate_repo_id
 
@@ -36,15 +36,15 @@ def check(repository: str) -> None:
         raise UserError(f"--push-to is {repository!r}; expected a hub id ORG/NAME of letters, digits, - _ and .")
     if constants.HF_HUB_OFFLINE:
         raise UserError("--push-to needs the hub, and HF_HUB_OFFLINE says to stay offline; unset it")
-    official = constants.ENDPOINT.endswith("huggingface.co")  # others may need no token, and say so if they do
+    official = constants.ENDPOINT.endswith("huggingface.co")  # others may need no token, and raise an error if they do
     if official and not get_token():
         raise UserError("--push-to needs a token that may write; run `hf auth login`, or set HF_TOKEN")
 
 
 def push(directory: Path, repository: str, *, private: bool) -> Pushed:
-    """Make the repository if it is not there, and upload the directory's files to it.
+    """Make the repository if it does not exist, and upload the directory's files to it.
 
-    Raises `UserError` where the hub refuses, or where `private` is asked of a public repository.
+    Raises `UserError` if the hub refuses, or if `private` is true and the repository exists and is public.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -60,19 +60,19 @@ def push(directory: Path, repository: str, *, private: bool) -> Pushed:
                 commit_message="Export from bert_jax",
                 ignore_patterns=_OURS,
             )
-    except Exception as error:  # the library raises many kinds, all of them the hub's or the user's doing
+    except Exception as error:  # the library raises many kinds of errors, all caused by the hub or the user
         raise UserError(f"{directory} is written, but {repository} did not take it: {_reason(error)}") from None
     return Pushed(str(url), str(done.oid))
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Have the hub's library print errors alone, and progress bars to a terminal alone."""
+    """Make the hub's library print nothing but errors, and progress bars only to a terminal."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     level, own = logging.get_verbosity(), not (sys.stderr.isatty() or are_progress_bars_disabled())
     logging.set_verbosity_error()
-    with warnings.catch_warnings(action="ignore"):  # of an environment that says whether there are bars
+    with warnings.catch_warnings(action="ignore"):  # the library warns if HF_HUB_DISABLE_PROGRESS_BARS is set
         disable_progress_bars() if own else None
         try:
             yield
@@ -82,7 +82,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong, what the server said of it, and what was behind it."""
+    """Return the first line of an error, the server's message about it, and the reason of the error that caused it."""
     first = str(error).strip().split("\n")[0] or type(error).__name__
     said = getattr(error, "server_message", None)
     parts = [first.rstrip(".: "), " ".join(said.split()) if said and said not in first else ""]

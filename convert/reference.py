@@ -1,8 +1,9 @@
-"""What a checkpoint should compute: torch's answers in float64, and torch's own float32 errors.
+"""References: what a checkpoint should compute (torch's values in float64), and torch's own float32 errors.
 
-The yardstick is transformers on torch in float64. How far torch in float32 (and bfloat16) is from
-it says how far an implementation may be. A reference is made live where torch is installed
-(`convert.torch_answers`), or read from a file made earlier, which holds a sample of each array.
+The exact values are those of transformers on torch in float64. The distance of torch in float32 (and bfloat16) from
+them decides how large an implementation's error may be. A reference is made live if torch is installed
+(`convert.torch_answers`), or read from a file made earlier. A file holds a sample of each hidden state, gradient and
+parameter.
 """
 
 import hashlib
@@ -17,18 +18,20 @@ from bert_jax.errors import UserError
 from bert_jax.tensors import read_tensors, write_tensors
 
 LEARNING_RATE = 5e-5
-"""Of the one AdamW step."""
+"""Learning rate of the one AdamW step."""
 
 FORMAT = "bert_jax reference 3"
-"""Of a file: its parameters after a step are float64, and its errors torch's worst over instruction sets and altered
-copies."""
+"""Format of a reference file.
+
+Parameters after a step are float64, and errors are torch's worst over instruction sets and altered copies.
+"""
 
 TOKENS_KEPT, VALUES_KEPT = 2, 64
-"""In a file: hidden states of so many tokens a text, and so many values of a gradient."""
+"""Numbers of tokens per text whose hidden states a file keeps, and of values that it keeps of a gradient."""
 
 
 class Error(NamedTuple):
-    """Size of a difference: root mean square, largest element, 2-norm."""
+    """Size of a difference: root mean square, largest absolute element, 2-norm."""
 
     rms: float
     largest: float
@@ -36,10 +39,10 @@ class Error(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """One array in float64, or what is kept of it, and torch's own errors there.
+    """One array in float64, or the kept part of it, and torch's own errors in that part.
 
-    `places` are the kept rows of a hidden state, or the kept elements of a gradient laid in one
-    line; None where everything is kept.
+    `places` are the indices of the kept rows of a hidden state, or of the kept elements of a flattened gradient. It is
+    None if the whole array is kept.
     """
 
     values: np.ndarray
@@ -48,18 +51,19 @@ class Quantity(NamedTuple):
     torch_bfloat16_error: Error | None = None
 
     def of(self, array: np.ndarray) -> np.ndarray:
-        """The kept part of a whole array of the same quantity."""
+        """Return the kept part of a whole array of the same quantity."""
         return kept(array, self.places, self.values.ndim)
 
 
 class Reference(NamedTuple):
-    """Everything parity compares. Texts and token ids; forward quantities; gradients; AdamW.
+    """Everything that parity compares: texts and token ids, forward quantities, gradients, and one AdamW step.
 
-    `forward` has embeddings, layer.1 ... layer.L, each over the texts' tokens laid in one line,
-    and where there is a pooler pooled, logits and loss. `gradients` are under native names, and
-    `steps` maps the same names to parameters before (float32) and after (float64) one AdamW step from them.
-    `made_with` says with which versions, which of a processor's instruction sets and how many altered copies of the
-    checkpoint torch made its errors.
+    `texts` are strings, or lists of two strings for pairs. `tokens` holds the token ids and token type ids of each
+    text, without padding. `forward` has `embeddings` and `layer.1` ... `layer.L`, each with one row per token of all
+    texts in order. With a pooler, it also has `pooled`, `logits` and `loss`. `gradients` has native names. `steps` maps
+    the same names to the parameters before (float32) and after (float64) one AdamW step from these gradients.
+    `made_with` holds the versions, the instruction sets of the processor and the number of altered copies of the
+    checkpoint with which torch's errors were made.
     """
 
     texts: list[Any]
@@ -73,19 +77,19 @@ class Reference(NamedTuple):
 
 
 def error(difference: np.ndarray) -> Error:
-    """Measure a difference of any shape."""
+    """Return the size of a difference of any shape."""
     flat = np.asarray(difference, np.float64).ravel()
     norm = float(np.sqrt(np.sum(flat**2)))
     return Error(norm / max(1, flat.size) ** 0.5, float(np.abs(flat).max(initial=0.0)), norm)
 
 
 def labels_for(count: int, num_labels: int) -> np.ndarray:
-    """The made-up labels whose loss is compared: 0, 1, ..., C-1, 0, 1, ..."""
+    """Return the made-up labels for the loss that is compared: 0, 1, ..., C-1, 0, 1, ..."""
     return np.arange(count) % num_labels
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 of a checkpoint's native tensors, names included."""
+    """Return the SHA-256 of a checkpoint's native tensors and their names."""
     digest = hashlib.sha256()
     for name in sorted(checkpoint.tensors):
         digest.update(name.encode())
@@ -94,7 +98,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def worst(one: Reference, other: Reference) -> Reference:
-    """`one`, with the larger of both references' float32 and bfloat16 errors for each array."""
+    """Return `one`, with the larger of the two references' float32 and bfloat16 errors for each array.
+
+    An error that is not in both references stays that of `one`.
+    """
 
     def larger(mine: Error | None, theirs: Error | None) -> Error | None:
         return Error(*map(max, zip(mine, theirs, strict=True))) if mine and theirs else mine
@@ -142,7 +149,7 @@ def save(path: Path, reference: Reference) -> None:
 
 
 def load(path: Path) -> Reference:
-    """Read what `save` wrote; `UserError` for anything else."""
+    """Read a file that `save` wrote; raise `UserError` for any other file."""
     arrays, header, _ = read_tensors(path)
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: not a reference file; make one with --save-reference where torch is installed")
@@ -169,7 +176,10 @@ def load(path: Path) -> Reference:
 
 
 def kept(array: np.ndarray, places: np.ndarray | None, ndim: int) -> np.ndarray:
-    """What `places` keep of an array of `ndim` axes: rows, or of a single axis elements."""
+    """Return the part of an array at `places`: rows if `ndim` is 2, otherwise elements of the flattened array.
+
+    If `places` is None, the part is the whole array.
+    """
     if places is None:
         return array
     return array[places] if ndim == 2 else array.reshape(-1)[places]

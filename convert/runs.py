@@ -1,4 +1,4 @@
-"""A training run as a source: its best model, and what its `run.json` says, also one of an older version."""
+"""A training run as a source: its best model and its `run.json`, which may be of an older version."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,10 @@ from bert_jax.files import read_json
 
 
 class Run(NamedTuple):
-    """A run's best model, and its record; the record of a run that is not finished has no scores yet."""
+    """The directory of a run's best model, its record, and the path of the record (`run.json`).
+
+    The record of a run that is not finished has no scores yet.
+    """
 
     best: Path
     record: dict[str, Any]
@@ -18,14 +21,14 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return "best" in self.record
 
 
 def find(source: str) -> Run | None:
-    """The run that a directory is, or whose best/ it is; None for every other source.
+    """Return the run if `source` is the directory of a run or a run's best/; return None for any other source.
 
-    Raises `UserError` where it is a run that has kept no model, or is being started over.
+    Raises `UserError` if the run has kept no model yet, or is being started over.
     """
     if not source or not Path(source).is_dir():
         return None
@@ -33,19 +36,22 @@ def find(source: str) -> Run | None:
     inside = here.name == BEST and (here.parent / RECORD).is_file()
     directory = here.parent if inside else here
     if not (directory / RECORD).is_file() or (not inside and (here / "config.json").exists()):
-        return None  # a checkpoint, even if a run.json lies in it
+        return None  # a directory with a config.json is a checkpoint, even with a run.json
     path = directory / RECORD
     return Run(best_of(directory), read_json(path), path)
 
 
 def split_hashes(record: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each split that a run has read; an older version kept these apart, as `splits`."""
+    """Return the SHA-256 of each split that a run has read; records of an older version have them under `splits`."""
     contents = record.get("contents", {}).items()
     named = {split[1]: digest for name, digest in contents if (split := re.fullmatch(r"the data \((\w+)\)", name))}
     return record.get("splits", {}) | named
 
 
 def file_hashes(record: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each file that a run has read; an older version did not say of which split it is."""
+    """Return the SHA-256 of each data file that a run has read, by path.
+
+    Records of an older version do not say which split a file belongs to.
+    """
     parts = (value if isinstance(value, dict) else {name: value} for name, value in record["data"].items())
     return {path: digest for part in parts for path, digest in part.items()}

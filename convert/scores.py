@@ -1,4 +1,4 @@
-"""A run's figures as a model card shows them."""
+"""Tables of a run's scores for a model card."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,16 +17,16 @@ METRICS = {
     "mse": ("mse", "Mean squared error"),
     "loss": ("loss", "Loss"),
 }
-"""A run's figures: what the hub calls them, and what the card does."""
+"""Names of a run's metrics: the name in run.json, and the names on the hub and in the card."""
 
 
 def of_split(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The plain numbers that were measured of a split."""
+    """Return the scores of a split that are single numbers, without the threshold."""
     return {name: value for name, value in figures.items() if isinstance(value, float) and name != "threshold"}
 
 
 def tables(best: Mapping[str, Mapping[str, Any]], labels: tuple[str, ...]) -> str:
-    """Every figure of every split, and below them the F1 of each label where there is one."""
+    """Return Markdown tables: of every metric of every split, and of the F1 of each label if all splits have it."""
     names = list(dict.fromkeys(name for figures in best.values() for name in of_split(figures)))
     rows = [("Examples", *(f"{figures['examples']:,}" for figures in best.values()))]
     for name in names:

@@ -1,4 +1,4 @@
-"""Texts that parity is checked on: short and long, many scripts, pairs, things tokenizers trip over."""
+"""Texts for the parity check: short and long ones, many scripts, pairs, and cases that are hard for tokenizers."""
 
 from collections.abc import Sequence
 
@@ -56,11 +56,11 @@ TEXTS: tuple[str | tuple[str, str], ...] = (
 """Single texts and (A, B) pairs."""
 
 _AT_ONCE = 16
-"""Added tokens in one text, so that a hundred of them do not make a hundred texts."""
+"""Maximum number of added tokens in one text, so that a hundred of them do not need a hundred texts."""
 
 
 def added_texts(tokens: Sequence[str]) -> list[str | tuple[str, str]]:
-    """Texts and pairs in which each of a checkpoint's added tokens stands by itself and inside of a word."""
+    """Return texts and pairs in which each of a checkpoint's added tokens occurs alone and inside a word."""
     groups = [tokens[i : i + _AT_ONCE] for i in range(0, len(tokens), _AT_ONCE)]
     alone = [" the ".join(group) for group in groups]
     inside = ["".join(f"go{token}od " for token in group) for group in groups]

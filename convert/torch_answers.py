@@ -1,7 +1,7 @@
-"""Ask transformers on torch what a checkpoint computes, and how far torch itself is from it.
+"""Compute a checkpoint's reference with transformers on torch, in float64, and torch's own float32 errors.
 
-The only module here that needs torch. Its float32 errors depend on the instruction set it takes kernels for, so
-`sweep` asks for the worst over all that a processor has.
+This is the only module of `convert` that needs torch. torch's float32 errors depend on the instruction set that its
+kernels use, so `sweep` returns the worst errors over all instruction sets of a processor.
 """
 
 import copy
@@ -34,42 +34,48 @@ from .reference import (
 from .texts import TEXTS, added_texts
 
 INSTRUCTION_SETS = "default", "avx2", "avx512"
-"""Those that torch has kernels for on x86-64, by their names in ATEN_CPU_CAPABILITY; "default" is the same anywhere."""
+"""Instruction sets that torch has kernels for on x86-64, as ATEN_CPU_CAPABILITY names them.
+
+"default" is the same on any processor.
+"""
 
 COPIES, COPIES_OF_SMALL, SMALL = 3, 15, 1_000_000
-"""How many altered copies of a checkpoint torch is asked about beside it, and of one with so few parameters.
+"""Number of altered copies that torch computes beside a checkpoint.
 
-An error is one draw of roundings. Where few texts or a narrow network decide it, the next draw is half as large again,
-and in one parameter's gradient up to seven times as large."""
+The number is `COPIES_OF_SMALL` for a checkpoint with fewer than `SMALL` parameters, and `COPIES` for any other. An
+error is one random sample of roundings. If few texts or a narrow network decide the error, the next sample can be half
+as large again, and for the gradient of one parameter up to seven times as large.
+"""
 
 
 def instruction_sets() -> list[str]:
-    """Those that this process may ask torch for, ending with the one that it takes by itself."""
+    """Return the instruction sets that torch can use on this processor; the last one is what it uses by default."""
     import torch
 
     taken = torch.backends.cpu.get_cpu_capability().lower()
-    known = taken in INSTRUCTION_SETS  # other processors have names of their own
+    known = taken in INSTRUCTION_SETS  # processors other than x86-64 have other names
     return [*INSTRUCTION_SETS[: INSTRUCTION_SETS.index(taken) if known else 0], taken]
 
 
 def make(
     directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sample: bool = False, half: bool = True
 ) -> Reference:
-    """Ask transformers, on torch, about the Hugging Face checkpoint in `directory`.
+    """Return the reference that transformers on torch computes for the Hugging Face checkpoint in `directory`.
 
-    `checkpoint` is the same one as read here; from it come only the config and the classifier,
-    which torch would otherwise draw at random. With `sample`, keep what a file keeps; without `half`, leave
-    bfloat16 out. Errors are torch's worst over the checkpoint and altered copies of it.
+    `checkpoint` is the same checkpoint as this project reads it. It provides only the config, the fingerprint, the
+    number of parameters, and the classifier if the directory has none, as torch would initialize one at random. With
+    `sample`, only the part of each array that a file keeps is in the reference. Without `half`, bfloat16 is left out.
+    Errors are torch's worst over the checkpoint and altered copies of it.
     """
     from transformers import AutoTokenizer
 
-    # Type 1 of a pair's second text lies outside the table of a model with one type.
     tokenizer = AutoTokenizer.from_pretrained(directory)
     added = sorted(tokenizer.get_added_vocab())
     texts: list[str | tuple[str, str]] = [*TEXTS, *added_texts(added)]
+    # A pair's second text has token type 1, for which a model with one token type has no embedding.
     if checkpoint.config.type_vocab_size < 2:
         texts = [text for text in texts if isinstance(text, str)]
-    # Added tokens may lie outside the embeddings, where both refuse a text that holds one.
+    # An added token may have no embedding; both implementations refuse a text with such a token.
     texts = [text for text in texts if max(_ids(tokenizer, text)) < checkpoint.config.vocab_size]
     batch, tokens = _encode(tokenizer, texts, max_length)
     as_json = [list(text) if isinstance(text, tuple) else text for text in texts]
@@ -85,7 +91,10 @@ def make(
 
 
 def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, sample: bool, half: bool) -> Reference:
-    """`made` with everything that a model in float32 says: itself, in float64 and in bfloat16."""
+    """Return `made` with all quantities of a float32 model: their values in float64, and torch's errors in float32.
+
+    With `half`, the forward quantities also have torch's errors in bfloat16.
+    """
     import torch
     import transformers
 
@@ -123,10 +132,10 @@ def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, samp
 
 
 def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sample: bool = False) -> Reference:
-    """`make`, with torch's worst float32 errors over the instruction sets that this processor has, too.
+    """Return the reference that `make` returns, with the worst float32 errors over this processor's instruction sets.
 
-    Each of the others is asked for in a process of its own, as torch chooses once; so from a script, this is called
-    under `if __name__ == "__main__"`.
+    Each set other than the default runs in a new process, as torch chooses its set once per process. A script must
+    therefore call this function under `if __name__ == "__main__"`.
     """
     how: dict[str, Any] = {"max_length": max_length, "sample": sample}
     first = make(directory, checkpoint, **how)
@@ -157,19 +166,22 @@ def _ids(tokenizer: Any, text: str | tuple[str, str]) -> list[int]:
 
 
 def _encode(tokenizer: Any, texts: list[str | tuple[str, str]], max_length: int) -> tuple[Any, list[list[list[int]]]]:
-    """The texts as one padded torch batch, and each one's ids and type ids without padding."""
+    """Return the texts as one padded torch batch, and the token ids and token type ids of each text without padding."""
     encoded = [
         tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=max_length)
         for text in texts
     ]
-    # Not every tokenizer gives types; the model then takes them for 0.
+    # Not every tokenizer returns token types; without them, the model uses type 0.
     tokens = [[e["input_ids"], e.get("token_type_ids") or [0] * len(e["input_ids"])] for e in encoded]
     batch = tokenizer.pad(encoded, padding=True, return_tensors="pt")
     return batch, tokens
 
 
 def _load(directory: Path, checkpoint: Checkpoint) -> Any:
-    """transformers' model in float32, with the probe's classifier where the checkpoint has none."""
+    """Return transformers' model in float32, with the probe's classifier if the directory has none.
+
+    Raises `UserError` if transformers finds any other parameter missing.
+    """
     import torch
     from transformers import BertForSequenceClassification, BertModel
 
@@ -190,7 +202,7 @@ def _load(directory: Path, checkpoint: Checkpoint) -> Any:
 
 
 def _altered(model: Any, generator: np.random.Generator) -> Any:
-    """A copy whose parameters are each up to 1% larger or smaller: nearly the same function, rounded anew."""
+    """Return a copy whose parameters are up to 1% larger or smaller: nearly the same function, with other roundings."""
     import torch
 
     model = copy.deepcopy(model)
@@ -204,13 +216,16 @@ def _altered(model: Any, generator: np.random.Generator) -> Any:
 def _answer(
     model: Any, checkpoint: Checkpoint, batch: Any, real: np.ndarray, dtype: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Forward quantities, gradients and parameters (native names and layouts) of torch in `dtype`."""
+    """Return the forward quantities, gradients and parameters of torch in `dtype`.
+
+    Gradients and parameters have native names and layouts. `real` is true for tokens and false for padding.
+    """
     import torch
 
     config = checkpoint.config
     model = copy.deepcopy(model).to(dtype)
     if dtype == torch.bfloat16 and "ATEN_CPU_CAPABILITY" in os.environ:
-        # torch's fused attention in bfloat16 fails where that is less than a processor with AMX has.
+        # On a processor with AMX, torch's fused bfloat16 attention fails with a lesser instruction set.
         model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True)
     mask = torch.from_numpy(real)
@@ -250,7 +265,7 @@ def _numpy(tensor: Any) -> np.ndarray:
 def _adamw(
     parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Float32 parameters, and these in float64 after one step of torch's AdamW from the float64 gradients."""
+    """Return the parameters in float32, and in float64 after one step of torch's AdamW from the float64 gradients."""
     import torch
 
     leaves = {}
@@ -275,7 +290,7 @@ def _quantity(
 
 
 def _kept_tokens(lengths: np.ndarray) -> np.ndarray:
-    """The first, a middle and the last token of each text, as indices into all tokens."""
+    """Return `TOKENS_KEPT` evenly spaced tokens of each text, first and last included, as indices into all tokens."""
     kept, start = [], 0
     for length in lengths:
         kept += [start + int(place) for place in np.linspace(0, length - 1, TOKENS_KEPT)]

@@ -1,9 +1,8 @@
-"""Pickles of torch's, read by an unpickler that can build nothing but arrays.
+"""Read torch's pickle files with an unpickler that can build nothing but arrays.
 
-A pickle is a program: it may name any function of any module and have it called. Here the few
-names that a state dict needs stand for functions of this file, and any other name is an error.
-Format: torch/serialization.py; zip files as torch 1.6 and later write them, and the row of pickles and storages of
-before.
+A pickle is a program: it may name any function of any module and have it called. This unpickler replaces the few names
+that a state dict needs by functions of this module, and any other name is an error. The format is that of
+torch/serialization.py: a zip file from torch 1.6 on, and a sequence of pickles and storages before 1.6.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ from bert_jax.tensors import TensorFile
 _MOST_BYTES = 2**36
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
-"""How files of before torch 1.6 begin."""
+"""Magic number and version at the start of a file from before torch 1.6."""
 
 _STORAGES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -41,16 +40,16 @@ _STORAGES: dict[str, Any] = {
 
 
 class _Kind(NamedTuple):
-    """A storage class's name in the pickle, which says the dtype."""
+    """The dtype that the name of a storage class in the pickle stands for."""
 
     dtype: Any
 
 
 def read(path: Path) -> TensorFile:
-    """The tensors of a `pytorch_model.bin`, without torch.
+    """Read the tensors of a `pytorch_model.bin`, without torch.
 
-    Raises `UserError` for a damaged file, and for one that asks for anything but arrays: it is
-    read to that point, and nothing of it is executed.
+    Raises `UserError` for a damaged file, and for a file that asks for anything but arrays. Such a file is read up to
+    that point, and nothing in it is executed.
     """
     content = read_bytes(path, most=_MOST_BYTES)
     try:
@@ -93,9 +92,10 @@ def _read_zip(content: bytes) -> Any:
 
 
 def _read_old(content: bytes) -> Any:
-    """Pickles of a magic number, a version, the writer's system, the tensors and their storages' names; then storages.
+    """Read a file from before torch 1.6, which consists of five pickles and then the storages.
 
-    Each storage is its number of elements, in 8 bytes, and these.
+    The pickles hold a magic number, a version, the writer's system, the tensors, and the names of the storages. Each
+    storage has its number of elements in 8 bytes, followed by the elements.
     """
     file, storages, left = io.BytesIO(content), {}, len(content)
 
@@ -136,7 +136,7 @@ class _Unpickler(pickle.Unpickler):
         self._read: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for: one of ours, or an error."""
+        """Return this module's replacement for a name in the pickle; raise `UserError` for any other name."""
         match module, name:
             case "collections", "OrderedDict":
                 return OrderedDict
@@ -152,7 +152,11 @@ class _Unpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The array of a storage: ("storage", kind, key, device, number of elements), and in old files a part of it."""
+        """Return the array of a storage.
+
+        `pid` is ("storage", kind, key, device, number of elements). In old files, a view of the storage follows; only
+        None is accepted for it. Raises `ValueError` for any other `pid`.
+        """
         what, kind, key, _, count, *part = pid
         if what != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str) or part not in ([], [None]):
             raise ValueError(f"unknown reference {str(pid)[:80]}")
@@ -165,7 +169,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
-    """A view of a storage, no larger than it."""
+    """Return a read-only view of a storage; raise `ValueError` for a view larger than the storage or beyond its end."""
     sizes = [offset, *size, *stride]
     if not isinstance(storage, np.ndarray) or storage.ndim != 1 or not all(type(n) is int and n >= 0 for n in sizes):
         raise ValueError("a tensor of no storage, or of sizes that are no whole numbers")

@@ -1,4 +1,4 @@
-"""The weights in a Hugging Face directory: one file or shards, as safetensors or as torch's pickles."""
+"""Read the weights in a Hugging Face directory: one file or shards, as safetensors or as torch's pickles."""
 
 import os
 import re
@@ -20,12 +20,13 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 
 def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a directory, and the SHA-256 of each file they were read from.
+    """Return all tensors of a directory by name, and the SHA-256 of each file that they were read from.
 
-    From `model.safetensors`, the shards an index names, a pickle of torch's or the shards an index of these names, in
-    this order.
+    The first of these that exists is read: `model.safetensors`, the safetensors shards in an index, torch's pickle
+    `pytorch_model.bin`, the pickle shards in an index. Raises `UserError` if there is none, or if an index and its
+    shards do not match.
     """
-    # What is there may be a link; where that leads is for the reader to say.
+    # A file may be a link, even a broken one; the reader checks where the link leads.
     for name, read in ((WEIGHTS, read_tensors), (INDEX, None), (PICKLE, torch_file.read), (PICKLE_INDEX, None)):
         if not os.path.lexists(directory / name):
             continue
