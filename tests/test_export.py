@@ -19,7 +19,7 @@ from bert_jax.files import read_json, write_json
 from bert_jax.tokenizer import Tokenizer
 from convert import conversion, export, runs
 from convert.__main__ import main
-from convert.location import MINILM
+from convert.location import MINILM, locate
 from tests.conftest import PRIMES, ROOT, VOCABULARY, random_checkpoint
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"
@@ -286,6 +286,8 @@ def test_a_run_without_a_model_or_being_cleared_is_refused(tmp_path):
     for place in (run, run / "best"):
         with pytest.raises(UserError, match="run.json: the run is being started over; wait until it has kept a model"):
             main([str(place), str(tmp_path / "out")])
+    with pytest.raises(UserError, match="the run is being started over"):
+        locate(str(run))  # as the parity command reads it
     write_json(run / "run.json", record_of())
     shutil.rmtree(run / "best")
     with pytest.raises(UserError, match="run: a run without best/, so no model was kept; let it train on"):
@@ -298,6 +300,9 @@ def test_what_is_no_run(tmp_path):
     assert runs.find(str(native)) is None
     write_json(native / "run.json", record_of())  # a checkpoint all the same
     assert runs.find(str(native)) is None
+    write_native(native / "best", classifier(tmp_path / "other"))
+    assert runs.find(str(native)) is None
+    assert locate(str(native)).directory == native  # and not the best/ in it
     assert runs.find(str(native / "config.json")) is None
     assert runs.find(MINILM) is None
     assert runs.find("") is None

@@ -90,6 +90,13 @@ def test_command_exits_0_on_a_match_and_prints_the_table(copy, capsys):
         assert word in printed
 
 
+def test_command_refuses_a_length_beside_a_reference(copy):
+    directory, *_ = copy
+    words = [str(directory), "--reference", str(directory / "reference.safetensors"), "--max-length", "64"]
+    with pytest.raises(UserError, match="--max-length is that of the reference file; leave it out"):
+        parity.main(words)
+
+
 def test_command_refuses_a_reference_of_other_weights(copy):
     directory, tensors, metadata = copy
     tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + 1e-3
