@@ -50,7 +50,11 @@ class Hub(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def files_asked_for(self) -> set[str]:
-        return {path.rsplit("/", 1)[1] for _, path in self.log if "/resolve/" in path}
+        return {path.split("/resolve/")[1].split("/", 1)[1] for _, path in self.log if "/resolve/" in path}
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 class Handler(HubHandler):
@@ -65,13 +69,14 @@ class Handler(HubHandler):
             commit = COMMITS.get(revision, revision)
             if commit in CHECKPOINTS:
                 # Libraries before 2.0 take the names of the files from here, later ones from the tree.
-                files = [{"rfilename": file.name} for file in sorted((self.server.root / commit).iterdir())]
+                folder = self.server.root / commit
+                files = [{"rfilename": str(file.relative_to(folder))} for file in files_of(folder)]
                 self.answer_json({"id": REPOSITORY, "sha": commit, "siblings": files, "private": False})
             else:
                 self.refuse("RevisionNotFound")
         elif path.startswith(f"{api}tree/"):
             folder = self.server.root / path.removeprefix(f"{api}tree/")
-            self.answer_json([self.entry(folder, file) for file in sorted(folder.iterdir())])
+            self.answer_json([self.entry(folder, file) for file in files_of(folder)])
         elif path.startswith(f"/{REPOSITORY}/resolve/"):
             commit, name = path.removeprefix(f"/{REPOSITORY}/resolve/").split("/", 1)
             file = self.server.root / commit / name
