@@ -1,1 +1,1 @@
-"""A run from its directory to its last line: the loop, what it saves and resumes from, signals, the watchdog."""
+"""A training run: its directory, the training loop, checkpoints and resuming, signals, and the watchdog."""

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: written beside the work, listed only when whole, read only when whole.
+"""Checkpoints of a run: written in the background, and listed and read only if they are complete.
 
-A checkpoint is a directory of its step's number, written by Orbax, and a manifest beside it with the
-SHA-256 of every file. It exists when its manifest does, which is written last.
+A checkpoint is a directory, named by the number of its step and written by Orbax, and a manifest beside the directory
+with the SHA-256 of every file. The manifest is written last, so a checkpoint exists if its manifest exists.
 """
 
 import errno
@@ -23,21 +23,21 @@ from bert_jax.errors import UserError
 from bert_jax.files import sha256, sync, write_whole
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-"""What the system may say, which TensorStore puts at the end of a long story."""
+"""System errors that our error line names. TensorStore puts their text at the end of a long message."""
 
 NEWEST, BEST = 2, 1
-"""How many are kept: of the newest, and of those with the best score."""
+"""Number of checkpoints to keep: of the newest ones, and of those with the best score."""
 
 
 class Checkpoints:
-    """The checkpoints in `directory`, for one process, the one that writes. Close it by `with`.
+    """The checkpoints in `directory`, for the one process that writes them. Use the object in a `with` statement.
 
-    The best are those of the highest score, or with `smaller_is_better` of the lowest.
+    `say` prints a line. The best checkpoints have the highest score or, with `smaller_is_better`, the lowest.
     """
 
     def __init__(self, directory: Path, say: Callable[[str], None], *, smaller_is_better: bool = False):
         self._directory, self._say, self._smaller_is_better = directory, say, smaller_is_better
-        # Of several processes only this one saves, so Orbax must not wait for the others.
+        # Only this process saves, so Orbax must not wait for the other processes.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="saves"
         )
@@ -57,48 +57,50 @@ class Checkpoints:
             self._unsilence()
 
     def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        """Begin to write a checkpoint, after the one before; nobody else may change the arrays.
+        """Begin to write a checkpoint, after the previous checkpoint is written. The caller must not change the arrays.
 
-        `facts` go into the manifest; `facts["score"]`, if it is not None, decides which are the best.
+        `facts` are written into the manifest. `facts["score"]` decides which checkpoints are the best; None is no
+        score. Raises `UserError` if the previous checkpoint could not be written.
         """
         self.finish()
         self._saving = self._pool.submit(self._write, step, arrays, facts)
 
     def check(self) -> None:
-        """Raise `UserError` if writing has failed meanwhile."""
+        """Raise `UserError` if writing a checkpoint has failed by now."""
         if self._saving is not None and self._saving.done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait for what is being written. Raises `UserError` where it could not be."""
+        """Wait until the current checkpoint is written. Raises `UserError` if it could not be written."""
         saving, self._saving = self._saving, None
         if saving is None:
             return
         try:
             saving.result()
-        except Exception as error:  # whatever Orbax raises
+        except Exception as error:  # Orbax can raise any exception
             known = (os.strerror(code) for code in _CANNOT_WRITE)
             reason = next((text for text in known if text in str(error)), str(error).splitlines()[0])
             raise UserError(f"{self._directory}: cannot write a checkpoint: {reason}; those before it stand") from None
 
     def steps(self) -> list[int]:
-        """Of all checkpoints, oldest first."""
+        """Return the steps of all checkpoints, oldest first."""
         if not self._directory.is_dir():
             return []
         names = (path.stem for path in self._directory.glob("*.json"))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def newest(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """Facts and arrays of the newest checkpoint that is whole; None where there never was one.
+        """Return facts and arrays of the newest checkpoint that is not damaged, or None if there are no checkpoints.
 
-        Says which ones it passes over. Raises `UserError` where all are damaged.
+        Unfinished checkpoints are removed. Damaged checkpoints are skipped, with a printed line for each. Raises
+        `UserError` if all checkpoints are damaged.
         """
         self._remove_unfinished()
         steps = self.steps()
         for step in reversed(steps):
             try:
                 return self._read(step)
-            except Exception as error:  # damage can make Orbax raise anything
+            except Exception as error:  # Orbax can raise any exception for a damaged checkpoint
                 self._say(f"checkpoint {step} is damaged: {str(error).splitlines()[0]}")
         if steps:
             raise UserError(f"{self._directory}: every checkpoint is damaged; --restart starts over")
@@ -138,7 +140,7 @@ class Checkpoints:
         sign = -1 if self._smaller_is_better else 1
         scored = sorted((s for s in steps if scores[s] is not None), key=lambda step: (sign * scores[step], -step))
         for step in set(steps) - set(steps[-NEWEST:]) - set(scored[-BEST:]):
-            self._manifest(step).unlink()  # first: what has no manifest is no checkpoint
+            self._manifest(step).unlink()  # first, because a directory without a manifest is not a checkpoint
             shutil.rmtree(self._directory / str(step), ignore_errors=True)
 
     def _remove_unfinished(self) -> None:
@@ -154,15 +156,16 @@ class Checkpoints:
 
 
 def silence() -> Callable[[], None]:
-    """Keep off the screen what Orbax logs of a failure and its threads complain of after it: we say it in one line.
+    """Hide the log messages of Orbax about a failure, and the errors of its threads after the failure.
 
-    Returns a function that puts the level of the log and Python's hook back as they were.
+    The program reports a failure in one line of its own. Returns a function that restores the log level and
+    `sys.unraisablehook`.
     """
     log, hook = logging.getLogger("absl"), sys.unraisablehook
     level = log.level
 
     def report(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":  # TensorStore's threads, to whom nobody listens any more
+        if str(found.exc_value) != "Event loop is closed":  # from threads of TensorStore whose loop has ended
             hook(found)
 
     def restore() -> None:
@@ -175,12 +178,12 @@ def silence() -> Callable[[], None]:
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by the path to each."""
+    """Return the leaves of a pytree by their paths."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def filled(template: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """A pytree like `template` of these leaves. Raises `ValueError` where they are others than its own."""
+    """Return a pytree like `template` with these leaves. Raises `ValueError` if names, shapes or dtypes differ."""
     paths, structure = jax.tree_util.tree_flatten_with_path(template)
     expected = {_name(path): (leaf.shape, str(leaf.dtype)) for path, leaf in paths}
     found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""A step whose loss or gradients are not finite: it was not taken, and here is which one and why."""
+"""The error for a step that was not taken because its loss or gradients are not finite, with the cause if known."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from ..step.train_step import StepMetrics
 from .run_directory import MetricsLog
 
 _ALONE = 512
-"""Examples of a step that are tried one by one, at most."""
+"""Maximum number of a step's examples that are computed one by one to find the cause."""
 
 
 class NotFinite(Exception):
-    """Step `step`, counted from 1, would have had this loss and these gradients."""
+    """Step `step`, counted from 1, was not taken: its loss `loss` or its gradient norm `norm` is not finite."""
 
     def __init__(self, step: int, loss: float, norm: float):
         super().__init__(step)
@@ -27,11 +27,11 @@ class NotFinite(Exception):
 
 
 def log_steps(log: MetricsLog, windows: list[tuple[int, int, StepMetrics]], rates: np.ndarray) -> float:
-    """Log the first `count` steps of each window, which begins after step `first`; return the last one's loss.
+    """Log the steps of each window, and return the loss of the last step, or NaN if there are no windows.
 
-    `rates` are the learning rates of all steps.
-
-    Raises `NotFinite` at the first step that was not taken, which is not logged.
+    A window is `(first, count, metrics)`: the number of steps before the window, the number of steps to log, and the
+    metrics of the window. `rates` are the learning rates of all steps. Raises `NotFinite` at the first step that was
+    not taken. That step is not logged.
     """
     loss = math.nan
     for first, count, metrics in windows:
@@ -50,10 +50,11 @@ def explain(
     answers: Callable[[Tokens], np.ndarray],
     dtype: str,
 ) -> UserError:
-    """The step, its examples by file and line, what to do.
+    """Return an error that names the step, its examples by file and line, and what to do.
 
-    `answers` gives the logits of an example before the step. Where they are not finite for some of the
-    step's examples, only these are named: others shared rows or a sum with them.
+    `indices` are the step's examples, and `answers` returns the logits of an example before the step. If the logits of
+    some examples are not finite, the error names only these examples, because the other examples only shared rows or a
+    sum with them.
     """
     alone = [i for i in indices[:_ALONE] if not np.isfinite(answers(_tokens(prepared.data, i))).all()]
     where = prepared.train.place(*sorted(prepared.lines[alone or indices].tolist()))

@@ -1,4 +1,4 @@
-"""The run, from first line to last."""
+"""The training run, from its first printed line to its last."""
 
 import contextlib
 import functools
@@ -53,12 +53,17 @@ from .watchdog import Watchdog
 T = TypeVar("T")
 
 LOG_EVERY = 10
-"""Steps between two reads of their metrics, which wait for those steps."""
+"""Number of steps between two reads of metrics. A read waits until the steps are done."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come: what a checkpoint holds besides arrays."""
+    """The progress of a run, which a checkpoint stores besides the arrays.
+
+    `step` is the number of steps taken, and `evaluated` the step of the last evaluation, with its `score` on dev.
+    `best` is the best score so far, and `dev` has all dev metrics of that model. `waited` is the number of epochs since
+    then. `log_bytes` is the size of metrics.jsonl.
+    """
 
     step: int = 0
     evaluated: int = 0
@@ -76,14 +81,14 @@ def run(
     signals: Interrupts | None = None,
     watchdog: AbstractContextManager[Watchdog] | None = None,
 ) -> dict[str, Metrics]:
-    """Train, keep the best model by `config.metric` on dev, and report it on every split.
+    """Train, keep the best model by `prepared.metric` on dev, and return its metrics on every evaluated split.
 
-    Writes `run.json`, `metrics.jsonl`, `best/` and `checkpoints/` into the run directory, and goes on
-    from the newest checkpoint there. Raises `UserError`, all saved, before a step whose loss or gradients
-    are not finite, and `Stopped`, all saved, when a signal has asked for it.
+    Writes `run.json`, `metrics.jsonl`, `best/` and `checkpoints/` into the run directory, and resumes from the newest
+    checkpoint there. Raises `UserError` before a step whose loss or gradients are not finite, and `Stopped` after a
+    signal has asked the run to stop. In both cases, all steps before are saved.
 
-    A command, which owns its process, gives `signals` and a `watchdog` that may end it. Without, Ctrl-C stops the run
-    where the main thread calls this, and nothing ends the process.
+    A command owns its process, so it passes `signals` and a `watchdog` that may end the process. Without them, Ctrl-C
+    stops the run if the main thread calls this function, and nothing ends the process.
     """
     with CompileClock() as clock:
         watching = contextlib.nullcontext(Watchdog()) if watchdog is None else watchdog
@@ -150,7 +155,7 @@ def _run(
 
 
 class _Run:
-    """One run: its parts, and what it has come to."""
+    """The parts of one run, and its progress."""
 
     def __init__(
         self,
@@ -198,7 +203,10 @@ class _Run:
         self.progress, self.saved, self.saved_at = Progress(), 0, time.monotonic()
 
     def train(self, earlier: Mapping[str, Any] | None) -> dict[str, Measured]:
-        """From the newest checkpoint of an earlier run, or the start, to the end: the best model's answers."""
+        """Train from the newest checkpoint, or from the start, to the end. Return the best model's results by split.
+
+        `earlier` is the record of the earlier run in the directory, or None.
+        """
         config, batches, data = self.config, self.batches, self.prepared.data
         with self.signals.aside(leave):
             self.state = self._begin(earlier)
@@ -219,14 +227,14 @@ class _Run:
                 here.step, self.pending = found.step - 1, []
                 self._save_all()
                 raise explain(found, self.prepared, batches.indices(here.step), self._answers, config.dtype) from None
-        tensors = hosts.from_first(saved_best(self.out / "best", self.network))  # as saved, not as remembered
+        tensors = hosts.from_first(saved_best(self.out / "best", self.network))  # the model as it was saved
         kept = self.layout.put(nnx.split(build_classifier(self.network, tensors, **self.settings))[1])
         with self.signals.aside(leave):
-            threshold = (here.dev or {}).get("threshold", HALF)  # of the best model, as saved
+            threshold = (here.dev or {}).get("threshold", HALF)  # saved with the best model
             return {name: self._measure(kept, name, threshold) for name in self.prepared.evaluated}
 
     def finish(self, record: dict[str, Any], measured: dict[str, Measured]) -> None:
-        """Write the report, complete run.json and print the closing table."""
+        """Write the report, complete run.json, and print the closing table."""
         speed, clock = self.speed, self.clock
         seconds = time.monotonic() - self.start
         figures = {**speed.figures(), **clock.figures(), "total_seconds": seconds}
@@ -248,7 +256,7 @@ class _Run:
                 lambda: {name: one.intervals(self.prepared.task) for name, one in measured.items()}
             )
             hosts.on_first(lambda: outcome.write(self.out, self.config, self.prepared, record, facts, measured))
-        with writing(self.out / "run.json"):  # which says that the run is finished
+        with writing(self.out / "run.json"):  # last, because a run with results in run.json is finished
             hosts.on_first(lambda: write_json(self.out / "run.json", record))
         closing_table(self.console, self.prepared.task, self.network.labels, results, facts)
         for name, one in measured.items():
@@ -256,15 +264,21 @@ class _Run:
                 self.console.print(f"on {name}: {said}", soft_wrap=True)
 
     def _look(self) -> None:
-        """Between batches of an evaluation: stop here, if that is asked; of several processes, all stop later."""
+        """Raise `Stopped`, between the batches of an evaluation, if this process has been asked to stop.
+
+        With several processes, only tell the watchdog of the progress. They stop later, all at the same point.
+        """
         self.signals.check() if jax.process_count() == 1 else self.watchdog.beat()
 
     def _answers(self, example: Tokens) -> np.ndarray:
-        """The logits of one example by the parameters there are now."""
+        """Return the logits of one example with the current parameters."""
         return self.evaluate.logits(self.trainer.parameters(self.state), [example])
 
     def _measure(self, params: nnx.State, name: str, threshold: float | None) -> Measured:
-        """What these parameters answer on a split, labels predicted from `threshold` on; None: the best one there."""
+        """Return the results of these parameters on a split.
+
+        Labels are predicted from the probability `threshold` on. None stands for the best threshold on this split.
+        """
         task, metric = self.prepared.task, self.prepared.metric
         examples, targets, owners, split = self.prepared.evaluated[name]
         logits = self.evaluate.logits(params, examples, owners, self._look)
@@ -273,9 +287,9 @@ class _Run:
         return Measured(split, logits, targets, measure(task, logits, targets, threshold=threshold))
 
     def _begin(self, earlier: Mapping[str, Any] | None) -> State:
-        """The state to go on from, and `progress` to match."""
+        """Return the state to start or resume from, and set `progress` and `saved` to match."""
         trainer, params = self.trainer, self.params
-        del self.params  # the state will have its own
+        del self.params  # the state will have its own copy
         found = self._on_checkpoints(lambda checkpoints: checkpoints.newest() if earlier else None)
         facts = hosts.facts_from_first(found and found[0])
         if facts is None:
@@ -295,7 +309,10 @@ class _Run:
         return trainer.restored(hosts.from_first(state))
 
     def _take_steps(self, key: jax.Array, resident: TokenSet | None) -> None:
-        """All that are left, and the evaluation after each epoch."""
+        """Take all remaining steps, and evaluate after each epoch.
+
+        Raises `Stopped`, after the current step is saved, if the run has been asked to stop.
+        """
         here, each = self.progress, self.batches.steps_per_epoch
         try:
             self.signals.check_all()
@@ -312,10 +329,10 @@ class _Run:
             raise
 
     def _dispatch(self, key: jax.Array, resident: TokenSet | None) -> None:
-        """Have the devices take the next window of steps."""
+        """Dispatch the next window of steps to the devices."""
         step, batches, trainer = self.progress.step, self.batches, self.trainer
         count = batches.window_at(step)
-        with jax.transfer_guard("disallow"):  # what goes to the device goes there in words
+        with jax.transfer_guard("disallow"):  # every transfer to the device must be explicit
             plan, num_rows = batches.plan(step, count)
             if num_rows not in trainer.compiled:
                 self.watchdog.unknown()
@@ -333,7 +350,10 @@ class _Run:
         self.progress.step += count
 
     def _between(self) -> None:
-        """Read metrics, in bulk as that waits for their steps; save, stop, where that is due."""
+        """Between two dispatches: read metrics, stop and save, if each is due.
+
+        Metrics are read for several steps at once, because reading waits for the steps.
+        """
         step, alone = self.progress.step, jax.process_count() == 1
         urgent = alone and (self.signals.asked or self._due())
         ends = step % self.batches.steps_per_epoch == 0
@@ -342,11 +362,11 @@ class _Run:
         self._flush(all=bool(ends or urgent))
         self._on_checkpoints(Checkpoints.check)
         self.signals.check_all()
-        if not ends and hosts.largest(self._due()):  # at the end of an epoch, after its evaluation
+        if not ends and hosts.largest(self._due()):  # at the end of an epoch, the save follows the evaluation
             self._save()
 
     def _on_checkpoints(self, action: Callable[[Checkpoints], T]) -> T | None:
-        """`hosts.on_first`, of the checkpoints that the first process alone has."""
+        """Call `action` by `hosts.on_first` with the checkpoints, which only the first process has."""
         return hosts.on_first(lambda: action(self.checkpoints) if self.checkpoints else None)
 
     def _due(self) -> bool:
@@ -354,9 +374,10 @@ class _Run:
         return self.progress.step - self.saved >= steps or time.monotonic() - self.saved_at >= seconds
 
     def _flush(self, *, all: bool = True) -> None:
-        """Log the steps whose metrics have not been read; but for `all`, not those given to the devices last.
+        """Log the steps whose metrics have not been read.
 
-        So the devices have work while the host plans what comes after.
+        Unless `all` is true, the window that was dispatched last is left out. The devices then have work while the host
+        plans the next steps.
         """
         ready = self.pending if all else self.pending[:-1]
         if not ready:
@@ -372,7 +393,10 @@ class _Run:
         self.show.update(ready[-1][0] + ready[-1][1], loss, self.speed.tokens_per_second)
 
     def _save(self) -> None:
-        """Begin to write a checkpoint of this step."""
+        """Begin to write a checkpoint of the current step.
+
+        Raises `RuntimeError` if a step has been dispatched meanwhile, because a step donates the state.
+        """
         self._flush()
         here = self.progress
         with self.watchdog.long():
@@ -385,7 +409,7 @@ class _Run:
         self.saved, self.saved_at = here.step, time.monotonic()
 
     def _save_all(self) -> None:
-        """Have this step on the disk."""
+        """Save the current step if it is not saved, and wait until its checkpoint is on the disk."""
         if self.saved < self.progress.step:
             self._save()
         self._on_checkpoints(Checkpoints.finish)
@@ -396,26 +420,26 @@ class _Run:
         self.console.print(f"{stopped}: {where}; the same again goes on from there")
 
     def _rescue(self, number: int, late: bool) -> None:
-        """End the process, all saved, beside a main thread that is in the compiler or evaluates.
+        """Save the run and end the process, from another thread, while the main thread compiles or evaluates.
 
-        If it is not that `late`, only where there is nothing to save; nor when the state is with a step.
+        Return without doing so if there is something to save and `late` is false, or if a running step has the state.
         """
         if self.saved < self.progress.step and not late:
             return
         try:
             self._leave(Stopped(number))
         except NotFinite:
-            pass  # whoever goes on will come to it
+            pass  # the resumed run will report this step
         except UserError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
             os._exit(2)
-        except RuntimeError:  # the main thread has a step running, and will see the signal after it
+        except RuntimeError:  # a step is running; the main thread will see the signal after it
             return
         self.show.close()
         leave(number)
 
     def _evaluate_epoch(self) -> None:
-        """Evaluate on dev, and keep the model if it is the best so far."""
+        """Evaluate on dev, and save the model if it is the best so far."""
         here, config = self.progress, self.config
         params = self.trainer.parameters(self.state)
         with self.watchdog.evaluation(), self.signals.aside(self._rescue):

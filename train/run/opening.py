@@ -1,4 +1,4 @@
-"""Whether a run begins, goes on or is finished: all that is checked before JAX, for the command and for Python."""
+"""Decide whether a run begins, resumes or is finished: all checks that need no JAX, for the command and for Python."""
 
 import dataclasses
 import hashlib
@@ -21,12 +21,16 @@ from ..report.events import check_installed
 
 LOCK = "lock"
 _NAMED = 5
-"""Files that a message names, at most."""
-_OURS = frozenset({LOCK, ".run.json.new"})  # what a run killed before its run.json was there leaves
+"""Maximum number of files that a message names."""
+_OURS = frozenset({LOCK, ".run.json.new"})  # left by a run that was killed before it wrote run.json
 
 
 class Opening(NamedTuple):
-    """A run's input, and where nothing is left to do, the words for that and the metrics it ended with."""
+    """The input of a run.
+
+    `finished` is a message that the run is finished, or None if there are steps to take. `best` has the metrics that an
+    earlier run in the directory ended with, by split.
+    """
 
     prepared: Prepared
     finished: str | None = None
@@ -34,16 +38,16 @@ class Opening(NamedTuple):
 
 
 def open_run(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Opening:
-    """Read and check everything that needs no JAX, of the data at `config.data` or of `tables`; nothing is written.
+    """Read and check everything that needs no JAX, with the data at `config.data` or `tables`. Nothing is written.
 
-    Raises `UserError` where options, model, data and run directory do not fit each other, or where the directory
-    holds a run of other options, another model or other data, be that run finished or not.
+    Raises `UserError` if options, model, data and run directory do not fit each other. Raises `UserError` also if the
+    directory has a run, finished or not, with other options, another model or other data.
     """
     if config.tensorboard:
         check_installed()
     before = None if config.inspect else _earlier(config)
     over = before is not None and "best" in before
-    several = config.distributed or config.process_id  # of several processes, the first alone writes
+    several = config.distributed or config.process_id  # only the first of several processes writes
     if not (config.inspect or several or over):
         check_writable(config.run_directory)
     prepared = prepare(config, tables)
@@ -54,7 +58,7 @@ def open_run(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Op
 
 
 def check_writable(out: Path) -> None:
-    """Raise `UserError` where `out` could not be made or written; nothing is made."""
+    """Raise `UserError` if the directory `out` could not be created or written to. Nothing is created."""
     place = Path(os.path.abspath(out))
     while not os.path.lexists(place):
         place = place.parent
@@ -65,10 +69,10 @@ def check_writable(out: Path) -> None:
 
 
 def identity(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
-    """What `run.json` says of options, model and data; a run goes on only with the same (`refuse_others`).
+    """Return what `run.json` records of options, model and data. A run resumes only with the same (`refuse_others`).
 
-    `contents` are SHA-256 sums of what was read, wherever it lies: of the model, its tokenizer, and each split; `data`
-    are those of each split's files.
+    `contents` has the SHA-256 of what was read, independent of its location: of the model, of its tokenizer, and of
+    each split. `data` has the SHA-256 of each file of each split.
     """
     start = prepared.checkpoint
     splits = {"train": prepared.train, **{name: one.split for name, one in prepared.evaluated.items()}}
@@ -87,11 +91,11 @@ def identity(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
 
 
 def refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `UserError`, with the difference, where the run of one record cannot go on as that of another.
+    """Raise `UserError`, with the difference, if the run with the record `before` cannot resume with the record `now`.
 
-    `now` is what will be recorded, or the beginning of it: options alone, before anything is read. What is compared:
-    options, but for those that may change (`TrainConfig`); contents, wherever they lie; and what these were understood
-    to be. A run that has come further than its epochs would reach is refused, too.
+    `now` is a whole record or, before anything is read, only its options. The options must be the same, except for
+    those that may change (`TrainConfig`). The contents must be the same, whatever their location, and so must the task
+    and the labels. A run that has taken more steps than `now` has in all its epochs is refused, too.
     """
     wanted = json.loads(json.dumps(now["config"]))
     if different := _options_that_differ(before["config"], wanted):
@@ -120,11 +124,14 @@ def refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
 
 
 def _which(content: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The contents that differ; of a split of several files, also which of these."""
+    """Return the name of a content that differs. If it is a split of several files, also name the files that differ.
+
+    `content` is a key of `contents` (`identity`).
+    """
     split = next((name for name in SPLITS if content == f"the data ({name})"), None)
     old, new = (record.get("data", {}).get(split) for record in (before, now))
     if not (isinstance(old, dict) and isinstance(new, dict)) or len(old) == len(new) == 1:
-        return content  # an older version did not say of which split a file is
+        return content  # records of older versions do not say which split a file belongs to
     old, new = ({Path(path).name: digest for path, digest in files.items()} for files in (old, new))
     words = {name: "added" if name not in old else "changed" for name in new if old.get(name) != new[name]}
     words |= {name: "removed" for name in old if name not in new}
@@ -133,7 +140,11 @@ def _which(content: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> s
 
 
 def _options_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each in words. One that an older version had not yet counts as its default, one of a newer version differs."""
+    """Return a phrase for each option that differs.
+
+    An option that is missing in the record of an older version counts as its default. An option that this version does
+    not have, such as one of a newer version, counts as different unless its value is None.
+    """
     kept = {one.name: one.default for one in dataclasses.fields(TrainConfig) if not one.metadata["may_change"]}
     unknown = set(before) - set(now)
     pairs = {name: (before.get(name, json.loads(json.dumps(default))), now[name]) for name, default in kept.items()}
@@ -142,7 +153,10 @@ def _options_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 
 def _earlier(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of the run that is there, None where one begins; `UserError` where the directory is no run's."""
+    """Return the record of the run in the run directory, or None if a new run begins.
+
+    Raises `UserError` if the directory is not a run directory, or if its run has other options.
+    """
     out = config.run_directory
     if not os.path.exists(out) or (out.is_dir() and not set(os.listdir(out)) - _OURS):
         return None
@@ -152,14 +166,17 @@ def _earlier(config: TrainConfig) -> dict[str, Any] | None:
     if config.restart or before.get("clearing"):
         return None
     options = _options(config)
-    if config.long_texts is None:  # then the model's tokenizer says, and that is not read yet
+    if config.long_texts is None:  # the model's tokenizer decides this, and it has not been read yet
         options["long_texts"] = before["config"].get("long_texts")
     refuse_others(out, before, {"config": options})
     return before
 
 
 def _finished(config: TrainConfig, before: Mapping[str, Any]) -> str | None:
-    """The words for a finished run of which nothing is left to do; None where it goes on, with more epochs."""
+    """Return a message if the run is finished, or None if it resumes, for more epochs or with more patience.
+
+    Raises `UserError` if the run should resume but has no checkpoints.
+    """
     out, dev = config.run_directory, before["best"]["dev"]
     ended = before.get("ended", {"step": before["steps"], "waited": 0})
     more = config.epochs * _steps_an_epoch(before) > ended["step"]
@@ -180,7 +197,7 @@ def _finished(config: TrainConfig, before: Mapping[str, Any]) -> str | None:
 
 
 def _saved(out: Path) -> list[int]:
-    """The steps of all checkpoints."""
+    """Return the steps of all checkpoints."""
     return [int(path.stem) for path in (out / "checkpoints").glob("*.json") if path.stem.isdecimal()]
 
 

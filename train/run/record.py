@@ -1,4 +1,4 @@
-"""What a run leaves besides checkpoints: `run.json`, the best model; and what it says of its batches."""
+"""What a run writes besides checkpoints: `run.json`, the best model, and the printed description of its batches."""
 
 import importlib.metadata
 import platform
@@ -27,7 +27,7 @@ from .run_directory import writing
 
 
 def describe(batches: Batches, layout: Layout) -> str:
-    """How batches lie on rows and devices, as lines to print."""
+    """Return lines to print that say how batches are divided over rows and devices."""
     parts = batches.micro * batches.shards
     shared = f" in {parts} parts of" if parts > 1 else " in"
     text = (
@@ -48,7 +48,10 @@ def describe(batches: Batches, layout: Layout) -> str:
 
 
 def save_best(directory: Path, start: Checkpoint, params: nnx.State, dev: Metrics) -> None:
-    """Write the parameters, with the threshold of their metrics on dev, as a native checkpoint in place of the last."""
+    """Write the parameters as a native checkpoint, which replaces the previous one.
+
+    If the metrics on dev have a threshold, it is stored in the checkpoint's metadata.
+    """
     tensors = {name: np.asarray(array) for name, array in named_arrays(params).items()}
     said = {name: str(dev[name]) for name in ("threshold",) if name in dev}
     with writing(directory), new_directory(directory, overwrite=True) as scratch:
@@ -56,14 +59,14 @@ def save_best(directory: Path, start: Checkpoint, params: nnx.State, dev: Metric
 
 
 def saved_best(directory: Path, network: BertConfig) -> dict[str, np.ndarray]:
-    """The tensors just saved; where that was another process, zeros in their place."""
+    """Return the tensors of the best model as they were saved, or zeros on a process that is not the first."""
     if hosts.is_first():
         return dict(checkpoint.read(directory, hashed=False).tensors)
     return {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(network).items()}
 
 
 def record(config: TrainConfig, prepared: Prepared, batches: Batches, steps: int) -> dict[str, Any]:
-    """What `run.json` says from the start."""
+    """Return the content of `run.json` at the start of a run."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "safetensors")
     shapes = batches.shapes
     metadata, hashes = prepared.checkpoint.metadata, prepared.checkpoint.sha256

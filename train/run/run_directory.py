@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, whether the run in it goes on or another begins, its log."""
+"""The directory of a run: its lock, the choice between resuming its run and starting a new one, and its log."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from .opening import LOCK, refuse_others
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Have what the system says against writing there, such as a full disk, be a `UserError`."""
+    """Turn the system's errors of writing `path` within the block, such as a full disk, into `UserError`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -29,11 +29,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class RunDirectory:
-    """The directory, held by one process until the end of its `with`.
+    """The directory of a run, locked by one process until the end of its `with` block.
 
-    `record` is what will be in run.json. An earlier run there goes on, unless `restart` is true; `earlier` is its
-    record, and None where a run begins. Raises `UserError` where another process holds it, where it cannot be
-    written, or where `record` has other options, model or data than the run there.
+    `record` is written to run.json. An earlier run in the directory is resumed, unless `restart` is true. The attribute
+    `earlier` is the record of the earlier run, or None if a new run begins. Raises `UserError` if another process has
+    locked the directory, if the directory cannot be written to, or if `record` has other options, another model or
+    other data than the earlier run.
     """
 
     def __init__(self, path: Path, record: dict[str, Any], *, restart: bool = False):
@@ -64,7 +65,7 @@ class RunDirectory:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._lock.close()  # which frees it, as the end of the process would
+        self._lock.close()  # closing the file releases the lock, as the end of the process would
 
     def _begin(self, record: dict[str, Any], restart: bool) -> None:
         run = self.path / "run.json"
@@ -72,10 +73,10 @@ class RunDirectory:
         if before and not before.get("clearing"):
             refuse_others(self.path, before, record)
             self.earlier = before
-            for left in self.path.glob(".best.partial-*"):  # by a process killed while it wrote there
+            for left in self.path.glob(".best.partial-*"):  # by a process that was killed while it wrote the best model
                 shutil.rmtree(left, ignore_errors=True)
         else:
-            # What is killed in here is begun anew, and never taken for a run of the new record.
+            # If the process is killed here, the next run starts over, and never resumes old files under the new record.
             write_json(run, record | {"clearing": True})
             for path in self.path.iterdir():
                 if path.name not in (LOCK, run.name):
@@ -84,27 +85,30 @@ class RunDirectory:
 
 
 class MetricsLog:
-    """metrics.jsonl, or nothing where `path` is None: a JSON object a line, and with `events` TensorBoard's files."""
+    """The log of a run: metrics.jsonl at `path`, with one JSON object per line. If `path` is None, nothing is written.
+
+    The file is truncated to its first `size` bytes. With `events`, TensorBoard event files are written, too.
+    """
 
     def __init__(self, path: Path | None, size: int = 0, *, events: bool = False):
         self._path, self._events = path or Path(os.devnull), None
         with writing(self._path):
             self._file = open(self._path, "a+b")  # noqa: SIM115
             if path is not None:
-                self._file.truncate(size)  # lines after the checkpoint will be written again
+                self._file.truncate(size)  # the resumed run writes the lines after the checkpoint again
                 self._events = Events(path.parent) if events else None
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *details: object) -> None:
-        with contextlib.suppress(OSError):  # what could not be written has been said
+        with contextlib.suppress(OSError):  # an error of writing has been reported before
             self._file.close()
             if self._events is not None:
                 self._events.close()
 
     def write(self, **values: Any) -> None:
-        """Append a line."""
+        """Append a line with these values."""
         with writing(self._path):
             self._file.write(json.dumps(values).encode() + b"\n")
             self._file.flush()
@@ -112,7 +116,7 @@ class MetricsLog:
                 self._events.add(values)
 
     def sync(self) -> int:
-        """Have the system write all lines to the disk, and return the file's size in bytes."""
+        """Flush all lines to the disk, and return the size of the file in bytes."""
         with writing(self._path):
             os.fsync(self._file.fileno()) if self._path != Path(os.devnull) else None
         return self._file.tell()

@@ -1,6 +1,7 @@
-"""Being asked to stop: the step in hand is finished and saved, then the run ends.
+"""Stop a run after a signal: the current step is finished and saved, then the run ends.
 
-A library leaves the process to its owner (`Interrupts`); a command owns it and ends it as a shell expects (`Signals`).
+A library leaves the process to its owner (`Interrupts`). A command owns its process, and ends the process as a shell
+expects (`Signals`).
 """
 
 import contextlib
@@ -20,13 +21,13 @@ import jax
 from ..step import hosts
 
 PATIENCE, LOOKS = 4.0, 0.5
-"""Seconds in which the main thread should have answered a signal, and between two looks whether it has."""
+"""Seconds that the main thread has to answer a signal, and seconds between two checks whether it has answered."""
 
 Rescue = Callable[[int, bool], None]
 
 
 class Stopped(Exception):
-    """Raised where a run may stop, once it was asked to by signal `number`."""
+    """Raised at a point where a run can stop, after signal `number` has asked it to stop."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -34,18 +35,18 @@ class Stopped(Exception):
 
 
 def leave(number: int, late: bool = False) -> None:
-    """End the process as signal `number` would; a `Rescue` for where there is nothing to save."""
+    """End the process with the exit code for signal `number`. This is a `Rescue` for when there is nothing to save."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, never there
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the stream may be broken, closed or None
             stream.flush()
     os._exit(128 + number)
 
 
 class Interrupts:
-    """Within `with`, the first Ctrl-C (SIGINT) is noted, and the run stops after its step; the next one is Python's.
+    """Within `with`, note the first Ctrl-C (SIGINT), so that the run stops after its step. Python handles the second.
 
-    Only the handler of SIGINT is changed, in the main thread alone and where it is Python's own, and it is put back at
-    the end. A Ctrl-C that came too late to stop the run is a `KeyboardInterrupt` then.
+    Only the handler of SIGINT is changed, only in the main thread, and only if it is Python's own handler. The handler
+    is restored at the end. A Ctrl-C that came too late to stop the run then raises `KeyboardInterrupt`.
     """
 
     def __init__(self):
@@ -67,21 +68,24 @@ class Interrupts:
 
     @property
     def asked(self) -> bool:
-        """Whether this process has been asked to stop."""
+        """Return whether this process has been asked to stop."""
         return self._number != 0
 
     def check(self) -> None:
-        """Raise `Stopped` if this process has been asked to; of several, all have to call `check_all` instead."""
+        """Raise `Stopped` if this process has been asked to stop.
+
+        In a run of several processes, all of them must call `check_all` instead.
+        """
         if self._number:
             raise Stopped(self._number)
 
     def check_all(self) -> None:
-        """Raise `Stopped`, on every process of the run, if any has been asked to."""
+        """Raise `Stopped`, on every process of the run, if any process has been asked to stop."""
         if number := hosts.largest(self._number):
             raise Stopped(number)
 
     def aside(self, rescue: Rescue) -> AbstractContextManager[None]:
-        """Around what lets no handler run. Nobody but `Signals` calls `rescue`."""
+        """Return a context for code during which no signal handler can run. Only `Signals` calls `rescue`."""
         return contextlib.nullcontext()
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -94,10 +98,10 @@ class Interrupts:
 
 
 class Signals(Interrupts):
-    """Within `with`, SIGTERM and SIGINT are noted; a second one ends the process at once. For a command alone.
+    """Within `with`, note the first SIGTERM or SIGINT; a second one ends the process at once. For commands only.
 
-    A thread learns of them too, for the main thread may be in the compiler, where Python's handlers
-    have to wait. Orbax's own handler waits for `jax.distributed`, and does nothing for one process.
+    A separate thread also receives the signals, because the main thread may be in the compiler, where Python's handlers
+    have to wait. Orbax has a handler of its own, but it waits for `jax.distributed`, and does nothing for one process.
     """
 
     def __init__(self):
@@ -127,16 +131,17 @@ class Signals(Interrupts):
 
     @contextlib.contextmanager
     def aside(self, rescue: Rescue) -> Iterator[None]:
-        """While the main thread is in here, `rescue(number, late)` may end the process from another thread.
+        """Within this block of the main thread, `rescue(number, late)` may end the process from another thread.
 
-        It is called when a signal comes, and from `PATIENCE` seconds later on with `late`; it returns
-        where it cannot yet. Of several processes, none is ended like this.
+        `rescue` is called when a signal comes, and then every `LOOKS` seconds. `late` is true from `PATIENCE` seconds
+        after the signal on. `rescue` returns if it cannot end the process yet. With several processes, `rescue` is
+        never called.
         """
         self._set(rescue if jax.process_count() == 1 else None)
         try:
             yield
         finally:
-            self._set(None)  # which waits for a rescue under way
+            self._set(None)  # waits until a `rescue` that is running returns
 
     def _set(self, rescue: Rescue | None) -> None:
         with self._lock:
@@ -146,7 +151,10 @@ class Signals(Interrupts):
         self._number = self._number or number
 
     def _watch(self) -> None:
-        """Read the numbers of signals as they come, and have whoever is aside rescued from the first on."""
+        """Read the numbers of signals as they come, and after the first one keep calling the `rescue` that is set.
+
+        A second signal ends the process.
+        """
         first, since = 0, 0.0
         while True:
             if select.select([self._read], [], [], LOOKS if first else None)[0]:

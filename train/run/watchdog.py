@@ -1,4 +1,4 @@
-"""A run of several processes ends where one of them is stuck, and says where; the others would wait for ever."""
+"""End a run of several processes if one of them is stuck, and say where. The others would wait for ever."""
 
 import contextlib
 import faulthandler
@@ -12,28 +12,34 @@ from types import TracebackType
 import jax
 
 TICK = 1.0
-"""Seconds between two looks. Looks are counted, not seconds: a machine that was asleep has made no progress, either."""
+"""Seconds between two ticks of the watchdog.
+
+Ticks are counted instead of seconds, because a machine that sleeps makes no ticks and no progress.
+"""
 
 SHORT = 10
-"""Ticks without a beat after which a run is stuck, at least."""
+"""Minimum number of ticks without a beat after which a run counts as stuck."""
 
 FACTOR = 4
-"""It is given this many times the longest time between two beats so far, where that is more."""
+"""The limit is this many times the longest time between two beats so far, if that is more than `SHORT`."""
 
 GRACE = 2
-"""Ticks that the first process, which found the same, waits before it ends: JAX ends the others at once with it."""
+"""Ticks that the first process waits before it ends.
+
+All processes find out that the run is stuck, and JAX ends the others as soon as the first one ends.
+"""
 
 LONG = 1800
-"""Ticks given to what may take long and has not been measured: compiling, reading, writing."""
+"""Limit in ticks for work that may take long and has not been measured: compiling, reading, writing."""
 
 LAPS = 2
-"""Of what is new, the first time is not measured (it compiles), the second is, and then the limit holds."""
+"""Laps of a new program before the usual limit holds: the first one compiles, and the second one is measured."""
 
 
 class Watchdog:
-    """Within `with`, ends the process with code 1 and all threads' stacks where `beat` is not called in time.
+    """Within `with`, end the process with code 1 if `beat` is not called in time, and print the stacks of all threads.
 
-    Does nothing in a run of one process, which anybody can see is stuck, and which keeps nobody waiting.
+    Does nothing in a run of one process: its user can see that it is stuck, and no other process waits for it.
     """
 
     def __init__(self):
@@ -55,29 +61,29 @@ class Watchdog:
 
     @property
     def limit(self) -> int:
-        """Ticks without a beat that are too many, now."""
+        """Number of ticks without a beat that are allowed at present."""
         return LONG if self._within or self._unknown else max(SHORT, FACTOR * self._longest)
 
     def beat(self) -> None:
-        """The run makes progress."""
+        """Note that the run makes progress."""
         now = self._ticks
         if not self._within and self._unknown < LAPS:
             self._longest = max(self._longest, now - self._last)
         self._last = now
 
     def unknown(self) -> None:
-        """A new program comes: no limit holds until two laps with it are over, of which the second is measured."""
+        """Note that a new program comes. The limit is `LONG` until `LAPS` laps with this program are over."""
         self._unknown = LAPS
         self.beat()
 
     def lap(self) -> None:
-        """What was begun is done."""
+        """Note that all work begun so far is done, and count one lap."""
         self.beat()
         self._unknown = max(0, self._unknown - 1)
 
     @contextlib.contextmanager
     def long(self) -> Iterator[None]:
-        """What is done in here may take long, by this process or by one that it waits for."""
+        """Set the limit to `LONG` within the block, for work of this process, or of one that it waits for."""
         self.beat()
         self._within += 1
         try:
@@ -88,7 +94,10 @@ class Watchdog:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Around each evaluation of the same examples, with a beat for each batch."""
+        """Wrap each evaluation of the same examples, with a beat for each batch.
+
+        The first `LAPS` evaluations have the limit `LONG`.
+        """
         self.beat()
         before, self._unknown = self._unknown, max(self._unknown, LAPS - self._evaluations)
         self._evaluations += 1
@@ -113,6 +122,6 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        if jax.process_index() == 0:  # the one that is stuck is to say where
+        if jax.process_index() == 0:  # so that the process that is stuck can say where
             time.sleep(GRACE * TICK)
         os._exit(1)

@@ -1,1 +1,1 @@
-"""A compiled step and what feeds it: batches, layouts over devices and processes, the memory it needs, evaluation."""
+"""The compiled training step, its batches, its layout on devices and processes, its memory, and evaluation."""

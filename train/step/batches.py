@@ -1,7 +1,8 @@
-"""Which examples a step trains on and where they lie, as a pure function of (seed, step).
+"""Choose the examples of each step and their places in the batch, as a pure function of (seed, step).
 
-Examples are one compact `TokenSet` of integers; a batch is a `Plan` of which examples lie where, from
-which the compiled step gathers its rows (`assemble`). So a plan is all that a step needs from the host.
+The examples are one compact `TokenSet` of integers. A batch is a `Plan`: the indices of its examples, and the place of
+each example. The compiled step gathers its rows from the token set by the plan (`assemble`), so a step needs only the
+plan from the host.
 """
 
 import functools
@@ -19,16 +20,16 @@ from .shapes import Shapes, fewest_rows
 
 _ROW_LENGTHS = (64, 96, 128, 192, 256, 384, 512)
 
-# Batches looked at to choose the shapes; more change the choice by under 0.1% of the padding.
+# Number of batches from which the shapes are chosen. More batches change the choice by under 0.1% of the padding.
 _SAMPLE = 500
 
 
 class Plan(NamedTuple):
-    """Which examples lie where: leading axes are steps, micro-batches and shards of a batch.
+    """The examples of batches and their places. The leading axes are steps, micro-batches and shards of a batch.
 
-    `examples` are indices into the token set, in the order of their places; `places` are indices
-    into a shard's tokens laid in one line. Slots that are left over come last: they hold the
-    example of length 0, at a place outside.
+    The last axis is an axis of slots, one for each example of a shard. `examples` are indices into the token set, in
+    the order of their places. `places` are the indices of their first tokens among the tokens of the shard, counted row
+    after row. Padding slots come last. They have the example of length 0 and a place past the last token of the shard.
     """
 
     examples: Int[Any, "*parts N"]
@@ -36,17 +37,17 @@ class Plan(NamedTuple):
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Int[np.ndarray, " M"]:
-    """The order in which an epoch goes through `count` examples."""
+    """Return the order of `count` examples in an epoch, a permutation that depends only on (seed, epoch)."""
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 class Batches:
-    """The training examples, cut into batches of exactly `batch_size` examples.
+    """The training examples, divided into batches of exactly `batch_size` examples.
 
-    Only an epoch's last batch may hold fewer. The order of examples is a function of (seed,
-    epoch), a batch of (seed, step), so resuming needs a step number and nothing else. A batch is
-    dealt to `micro` micro-batches of `shards` shards each, and up to `window` steps of one epoch
-    share a shape. Rows are a multiple of `multiple` tokens long.
+    Only the last batch of an epoch may have fewer examples. The order of examples is a function of (seed, epoch), and a
+    batch is a function of (seed, step), so resuming needs only the step number. Each batch is divided into `micro`
+    micro-batches of `shards` shards each. Up to `window` steps of one epoch share a dispatch and a shape. The row
+    length is a multiple of `multiple` tokens.
     """
 
     def __init__(
@@ -71,16 +72,19 @@ class Batches:
         self.shapes = self._choose_shapes(multiple)
 
     def indices(self, step: int) -> Int[np.ndarray, " N"]:
-        """Which examples a step trains on."""
+        """Return the indices of the examples that a step trains on."""
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
     def window_at(self, step: int) -> int:
-        """How many steps from this one on share a dispatch: they end with their epoch at the latest."""
+        """Return how many steps, from `step` on, share a dispatch. They end with their epoch at the latest."""
         return min(self.window, self.steps_per_epoch - step % self.steps_per_epoch)
 
     def plan(self, first: int, count: int = 1) -> tuple[Plan, int]:
-        """The plan of `count` steps, in arrays (window, micro, shards, slots), and the rows of a shard."""
+        """Return the plan of `count` steps from `first` on, and the number of rows of each shard.
+
+        The arrays of the plan have shape (window, micro, shards, slots). Steps past `count` have only padding slots.
+        """
         row_length = self.shapes.row_length
         placed = [self._placed(step, row_length) for step in range(first, first + count)]
         num_rows = self.shapes.round_up(max(len(rows) for parts in placed for rows in parts))
@@ -89,7 +93,7 @@ class Batches:
         places = np.full(shape, num_rows * row_length, np.int32)
         for step, parts in enumerate(placed):
             for part, rows in enumerate(parts):
-                if not rows:  # fewer examples are left than there are parts
+                if not rows:  # the batch has fewer examples than parts
                     continue
                 members = [i for row in rows for i in row]
                 sizes = self.lengths[members]
@@ -103,10 +107,11 @@ class Batches:
         return Plan(examples.reshape(split), places.reshape(split)), num_rows
 
     def streamed(self, plan: Plan, shards: Sequence[int]) -> tuple[TokenSet, Plan]:
-        """The examples of a plan alone, and the plan to match, for a set that the device cannot hold.
+        """Return a token set with only the examples of a plan, and a plan that indexes this set.
 
-        Arrays have a leading axis of these `shards`, and their sizes depend on nothing but this
-        object, so nothing is compiled anew.
+        This is for a token set that is too large for the device. The arrays of the returned set have a leading axis of
+        these `shards`. For the same number of shards, the sizes are the same for every plan, so the step is not
+        compiled again.
         """
         longest = int(self.lengths.max())
         sets = []
@@ -119,20 +124,22 @@ class Batches:
         return data, Plan(np.broadcast_to(here, (window, micro, count, slots)), plan.places)
 
     def computed(self, num_rows: int) -> tuple[int, int]:
-        """Rows and tokens a row of a whole step, where a shard has `num_rows`."""
+        """Return the number of rows of a whole step, and the tokens in a row, if each shard has `num_rows` rows."""
         return self.micro * self.shards * num_rows, self.shapes.row_length
 
     def useful_tokens(self, first: int, count: int = 1) -> int:
-        """Tokens of `count` steps that are not padding."""
+        """Return the number of tokens in `count` steps, from `first` on, that are not padding."""
         return sum(int(self.lengths[self.indices(step)].sum()) for step in range(first, first + count))
 
     def _placed(self, step: int, row_length: int) -> list[list[list[int]]]:
-        """The examples of each row of each part of a step's batch."""
+        """Return the examples of each row, for each part (a shard of a micro-batch) of a step's batch."""
         indices = self.indices(step)
         parts = self.micro * self.shards
         if parts == 1:
             dealt = [indices]
-        else:  # longest first, to and fro, so that every part gets as many examples and tokens
+        else:
+            # The longest examples are dealt first, and every second round goes backwards, so that all parts get about
+            # the same number of examples and tokens.
             order = indices[np.argsort(-self.lengths[indices], kind="stable")]
             padded = np.full(self.slots * parts, -1)
             padded[: len(order)] = order
@@ -147,7 +154,7 @@ class Batches:
         return [[int(part[i]) for i in row] for row in assign(self.lengths[part].tolist(), row_length)]
 
     def _choose_shapes(self, multiple: int) -> Shapes:
-        """The row length and counts that compute the fewest tokens, compilations counted in."""
+        """Return the row length and row counts with the least cost: computed tokens, plus a charge for compilations."""
         longest = -(-int(self.lengths.max()) // multiple) * multiple
         if not self.packed:
             return Shapes(longest, (self.slots,))

@@ -1,4 +1,4 @@
-"""Evaluation: every example once, whatever the batch size and however many devices share the work."""
+"""Evaluation: every example is computed once, for any batch size and any number of devices."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ _Dealt = tuple[Rows, list[list[int]]]
 
 
 class Evaluator:
-    """Metrics over all examples, batches dealt to a layout's shards; every process gets all logits."""
+    """Compute metrics over all examples. Batches are divided over a layout's shards; every process gets all logits."""
 
     def __init__(
         self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int, task: str = SINGLE_LABEL
@@ -36,9 +36,11 @@ class Evaluator:
         owners: Int[np.ndarray, " M"] | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> Metrics:
-        """Of parameters that every device holds whole (`Layout.put`); rows are padded, examples never dropped.
+        """Return the metrics of `params`, which are replicated on every device (`Layout.put`).
 
-        `owners` says whose each example is where they are windows of texts, and `between` is called after each batch.
+        Rows are padded, and no example is dropped. If examples are windows of texts, `owners` is the index of the text
+        of each example, and `targets` has a target for each text. `between` is called after each group of batches that
+        the shards compute side by side.
         """
         return measure(self._task, self.logits(params, examples, owners, between), np.asarray(targets))
 
@@ -49,7 +51,7 @@ class Evaluator:
         owners: Int[np.ndarray, " M"] | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> Float[np.ndarray, "N C"]:
-        """The logits alone, in the order of the texts."""
+        """Return only the logits, in the order of the texts. With `owners`, they are the mean over a text's windows."""
         logits = np.empty((len(examples), self._num_labels), np.float32)
         batches = prediction_batches(examples, batch_tokens=batch_tokens())
         with self._layout.context():
@@ -63,9 +65,10 @@ class Evaluator:
 
 
 def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_Dealt]:
-    """Batches of one shape side by side: rows of all shards, and the examples in each shard.
+    """Group batches of one shape, one batch for each shard, and yield the rows of all shards with their examples.
 
-    `first_tokens` get a leading axis of shards. Shards left over hold padding and no example.
+    The examples are one list of indices for each shard. `first_tokens` has a leading axis of shards. If there are fewer
+    batches than shards, the last shards have only padding and no example.
     """
     for _, alike in itertools.groupby(batches, key=lambda batch: batch[0].input_ids.shape):
         while group := list(itertools.islice(alike, shards)):

@@ -1,4 +1,4 @@
-"""From a plan to a batch, on the device: rows gathered from the token set inside the compiled step."""
+"""Build a batch from a plan on the device: the compiled step gathers its rows from the token set."""
 
 import functools
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from .batches import Plan
 
 
 class Batch(NamedTuple):
-    """Packed rows, targets, and weight 0 for slots that are padding."""
+    """Packed rows, and for each slot its target and its weight: 0 for padding, 1 for an example."""
 
     rows: Rows
     targets: Shaped[Any, "N ..."]
@@ -22,11 +22,12 @@ class Batch(NamedTuple):
 
 
 def assemble(data: TokenSet, plan: Plan, num_rows: int, row_length: int) -> Batch:
-    """Gather a batch inside a compiled function: plan arrays (S, n) for S shards of n slots.
+    """Gather a batch inside a compiled function, from a plan with arrays (S, n) for S shards of n slots.
 
-    Rows are (S*num_rows, T), shard after shard; examples (S*n), and `rows.first_tokens` (S, n)
-    count within a shard's tokens, so that an array sharded by rows is gathered where it lies.
-    Segments count through a shard. All shards take from one token set, or each from its own.
+    Rows have shape (S*num_rows, T), shard after shard. Targets and weights have a leading axis of S*n. Indices in
+    `rows.first_tokens` (S, n) count within the tokens of their shard, so an array that is sharded by rows is indexed on
+    the device that has it. Segments are numbered through a shard. All shards use one token set or, if the arrays of
+    `data` have a leading axis of shards, each shard uses its own.
     """
     data = jax.tree.map(jnp.asarray, data)
     gather = functools.partial(_shard, size=num_rows * row_length)
@@ -41,7 +42,7 @@ def assemble(data: TokenSet, plan: Plan, num_rows: int, row_length: int) -> Batc
 def _shard(data: TokenSet, examples: Int[Any, " n"], places: Int[Any, " n"], size: int) -> tuple[Any, ...]:
     line = jnp.arange(size, dtype=jnp.int32)
     slots = jnp.arange(len(examples), dtype=jnp.int32)
-    # The slot whose example was last to begin at or before each token.
+    # For each token: the last slot whose example begins at this token or before it.
     slot = jax.lax.cummax(jnp.zeros(size, jnp.int32).at[places].max(slots, mode="drop"))
     example, offset = examples[slot], line - places[slot]
     inside = (offset >= 0) & (offset < data.lengths[example])

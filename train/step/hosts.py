@@ -1,4 +1,4 @@
-"""Several processes, one or more a host, as one run: how they meet, agree, and leave writing to the first."""
+"""Several processes, one or more on each host, as one run: they join, agree on inputs, and the first one writes."""
 
 import hashlib
 import json
@@ -25,15 +25,16 @@ from ..data.prepare import Prepared
 T = TypeVar("T")
 
 HEARTBEAT = 10
-"""Seconds without a sign of life of a process after which JAX ends the others."""
+"""Seconds without a heartbeat from a process after which JAX ends the other processes."""
 
 
 def join(config: TrainConfig) -> None:
-    """Meet the other processes of the run, as the options say; nothing to do where there are none.
+    """Join the other processes of the run. Does nothing without `config.coordinator` or `config.distributed`.
 
-    With a coordinator's address, its service listens on that address alone; without, JAX finds the
-    processes of a Slurm, Kubernetes, Open MPI or TPU job. To be called before anything else of JAX.
-    Raises `UserError` where they do not meet.
+    With the address of a coordinator, the coordinator's service listens on that address only. Without it, JAX finds the
+    processes of a Slurm, Kubernetes, Open MPI or TPU job. Call this function before anything else of JAX. Raises
+    `UserError` if the processes cannot join. If not all processes come within `config.join_timeout` seconds, this
+    process prints an error and ends with code 2.
     """
     if config.coordinator is None and not config.distributed:
         return
@@ -43,7 +44,7 @@ def join(config: TrainConfig) -> None:
             "coordinator_address": config.coordinator,
             "num_processes": config.num_processes,
             "process_id": config.process_id,
-            # By default it would listen on all addresses, and it has no password.
+            # By default the service would listen on all addresses, and the service has no password.
             "coordinator_bind_address": config.coordinator if config.process_id == 0 else None,
         }
         _check_address(config.coordinator, listens=config.process_id == 0, seconds=config.join_timeout)
@@ -53,7 +54,7 @@ def join(config: TrainConfig) -> None:
     try:
         jax.distributed.initialize(
             **where,
-            initialization_timeout=config.join_timeout + 600,  # where it has its own way, it aborts the process
+            initialization_timeout=config.join_timeout + 600,  # after our timer, because JAX aborts the process
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
@@ -69,13 +70,13 @@ def join(config: TrainConfig) -> None:
 
 
 def leave(error: Exception) -> None:
-    """End this process at once with code 1, where there are others: they, or their connections, may be gone.
+    """End this process at once with code 1, if the run has other processes, and print the reason on standard error.
 
-    An orderly end would wait for them. The lines on standard error say why.
+    The other processes, or the connections to them, may be gone, and an orderly exit would wait for them.
     """
     if jax.process_count() == 1:
         return
-    if isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error)):  # XLA's, as a ValueError
+    if isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error)):  # XLA raises ValueError too
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, another one may have ended: "
             f"{str(error).splitlines()[0]}; the same commands go on from the newest checkpoint",
@@ -89,12 +90,15 @@ def leave(error: Exception) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Return whether this process is the first one, which alone prints and writes."""
     return jax.process_index() == 0
 
 
 def agree(config: TrainConfig, prepared: Prepared) -> None:
-    """Raise `UserError`, on every process, unless all have the same options, model and data."""
+    """Raise `UserError`, on every process, unless all processes have the same options, model and data.
+
+    Options that may differ between processes (`may_differ`) are not compared.
+    """
     if jax.process_count() == 1:
         return
     options = {one.name: getattr(config, one.name) for one in fields(config) if not one.metadata["may_differ"]}
@@ -117,19 +121,19 @@ def agree(config: TrainConfig, prepared: Prepared) -> None:
 
 
 def everyone(flag: bool) -> bool:
-    """Whether `flag` is true on all processes."""
+    """Return whether `flag` is true on all processes."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).all())
 
 
 def largest(number: int) -> int:
-    """The largest of all processes' numbers."""
+    """Return the largest `number` of all processes."""
     return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def on_first(action: Callable[[], T]) -> T | None:
-    """Have the first process do something that the others wait for; they get None.
+    """Call `action` on the first process and return its result there. The other processes wait, and return None.
 
-    An error there is a `UserError` everywhere.
+    If `action` raises an exception, the first process raises that exception, and the others raise `UserError`.
     """
     if jax.process_count() == 1:
         return action()
@@ -148,12 +152,12 @@ def on_first(action: Callable[[], T]) -> T | None:
 
 
 def from_first(tree: T) -> T:
-    """The first process's arrays, on the host; the others give arrays of the same shapes."""
+    """Return the arrays of the first process, on the host. The other processes pass arrays of the same shapes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def facts_from_first(facts: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The first process's facts, of what JSON can say, or None where it has none."""
+    """Return the facts of the first process, or None if it has none. The facts are sent as JSON."""
     if jax.process_count() == 1:
         return facts
     content = np.frombuffer(json.dumps(facts).encode(), np.uint8)
@@ -163,7 +167,7 @@ def facts_from_first(facts: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def to_host(tree: Any) -> Any:
-    """Whole copies on the host of arrays that may be divided over all devices."""
+    """Return a tree of whole arrays on the host, from arrays that may be sharded over the devices of all processes."""
 
     def fetch(x: jax.Array) -> np.ndarray:
         return np.array(x) if x.is_fully_addressable else np.array(multihost_utils.process_allgather(x, tiled=True))
@@ -172,9 +176,10 @@ def to_host(tree: Any) -> Any:
 
 
 def _check_address(address: str, *, listens: bool, seconds: float) -> None:
-    """Raise `UserError` unless one can listen there, or somebody does within so many seconds.
+    """Raise `UserError` if `address` cannot be used.
 
-    JAX would crash in the one case, and abort in the other.
+    If `listens` is true, this process must be able to listen at the address; otherwise JAX would crash. If `listens` is
+    false, another process must answer there within `seconds`; otherwise JAX would abort.
     """
     host, _, port = address.rpartition(":")
     where = host.strip("[]"), int(port)

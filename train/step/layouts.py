@@ -1,8 +1,8 @@
-"""How a run lies on the devices there are: a mesh for jit, or devices for pmap, and what is divided over them.
+"""The layout of a run on its devices: a mesh for jit, or devices for pmap, and the shardings of all arrays.
 
-The mesh has two axes. Over `data`, the shards of a batch, the optimizer's state and, if asked for,
-the parameters are divided; over `model`, attention heads and the feed-forward layer. What lies where
-is said here by shardings alone, and the compiler adds the communication.
+The mesh has two axes. The shards of a batch, the optimizer's state and, if asked for, the parameters are divided over
+the axis `data`. Attention heads and the feed-forward layer are divided over the axis `model`. This module defines only
+the shardings, and the compiler adds the communication.
 """
 
 import contextlib
@@ -22,13 +22,17 @@ from bert_jax.parameters import name_of
 
 from .train_step import State
 
-# Kernels whose outputs, and whose inputs, are divided over `model` (Megatron-LM, section 3).
+# Parameters that are sharded over `model` by their outputs, and kernels that are sharded by their inputs (Megatron-LM,
+# section 3).
 _BY_OUTPUT = re.compile(r"\.(query|key|value|intermediate)\.(kernel|bias)$")
 _BY_INPUT = re.compile(r"^encoder.*\.output\.kernel$")
 
 
 class Layout(NamedTuple):
-    """How a run lies on devices: by jit over `mesh`, or by pmap over its `data` axis."""
+    """The layout of a run on devices: jit over `mesh`, or pmap over the `data` axis of `mesh`.
+
+    With `shard_parameters`, the parameters are sharded over `data`.
+    """
 
     mesh: Mesh
     pmap: bool = False
@@ -36,32 +40,32 @@ class Layout(NamedTuple):
 
     @property
     def shards(self) -> int:
-        """Parts into which each batch is dealt."""
+        """Number of shards that each batch is divided into."""
         return self.mesh.shape["data"]
 
     def everywhere(self) -> NamedSharding:
-        """The sharding of what every device holds whole."""
+        """Return the sharding of an array that is replicated on every device."""
         return NamedSharding(self.mesh, P())
 
     @property
     def own_shards(self) -> list[int]:
-        """The shards of which this process has a device."""
+        """Numbers of the shards for which this process has a device."""
         rows = enumerate(self.mesh.devices)
         return [i for i, row in rows if any(device.process_index == jax.process_index() for device in row)]
 
     def of_plan(self) -> NamedSharding:
-        """The sharding of a plan's arrays (window, micro, shards, slots)."""
+        """Return the sharding of a plan's arrays (window, micro, shards, slots)."""
         return NamedSharding(self.mesh, P(None, None, "data"))
 
     def context(self) -> contextlib.AbstractContextManager:
-        """The mesh, for kernels that must be told of it, where there is more than one device."""
+        """Return a context that sets the mesh, for kernels that need to know it. With one device, it sets nothing."""
         alone = self.mesh.size == 1
         return contextlib.nullcontext() if alone else jax.set_mesh(self.mesh)
 
     def put(self, tree: Any, spec: P | None = None) -> Any:
-        """Host arrays as arrays on the devices, divided as `spec` says, or whole on each.
+        """Put host arrays on the devices, sharded by `spec`, or replicated if `spec` is None.
 
-        Every process gives whole arrays, the same ones, and sends its own devices their parts.
+        Every process passes the same whole arrays, and sends their parts to its own devices.
         """
         sharding = NamedSharding(self.mesh, spec or P())
         if sharding.is_fully_addressable:
@@ -69,9 +73,11 @@ class Layout(NamedTuple):
         return jax.tree.map(lambda x: _spread(np.asarray(x), sharding), tree)
 
     def put_own(self, tree: Any) -> Any:
-        """Arrays with a leading axis of `own_shards`, which becomes one of all shards, divided over `data`.
+        """Put host arrays with a leading axis of `own_shards` on the devices of these shards.
 
-        But with pmap it stays as it is: each process calls it with arrays of its own devices.
+        With jit, the leading axis of the result is an axis of all shards, and it is sharded over `data`. With pmap, the
+        leading axis stays an axis of `own_shards`, because each process calls a mapped function with the arrays of its
+        own devices only.
         """
         if self.pmap:
             own = [self.mesh.devices[i, 0] for i in self.own_shards]
@@ -82,16 +88,17 @@ class Layout(NamedTuple):
 
 
 def _spread(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    with jax.transfer_guard("allow"):  # it is a transfer in words, but JAX does not count it as one
+    with jax.transfer_guard("allow"):  # the transfer is explicit, but JAX takes it for an implicit one
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def make_layout(
     config: BertConfig, parallel: str = "jit", model: int = 1, shard_parameters: bool = False, devices: Any = None
 ) -> Layout:
-    """The layout over all devices, of every process, `model` of them for each shard of a batch.
+    """Return the layout on all devices of every process, with `model` devices for each shard of a batch.
 
-    Raises `UserError` where `model` divides neither the devices nor the network.
+    `devices` replaces the list of all devices. Raises `UserError` unless `model` divides the number of devices, the
+    number of attention heads and the intermediate size.
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) % model:
@@ -106,17 +113,24 @@ def make_layout(
 
 
 def default_window() -> int:
-    """Steps that this backend takes in one dispatch: a CPU pays for a loop, and waits for no host."""
+    """Return the default number of steps in one dispatch: 1 on a CPU, 16 on other backends.
+
+    A loop over steps costs time on a CPU, and a CPU does not have to wait for the host.
+    """
     return 1 if jax.default_backend() == "cpu" else 16
 
 
 def row_multiple() -> int:
-    """What a row's length is to be a multiple of: on GPU and TPU, as the fused attention likes it."""
+    """Return the number that row lengths are a multiple of: 8 on a CPU, 64 elsewhere, which suits fused attention."""
     return 8 if jax.default_backend() == "cpu" else 64
 
 
 def _spec(name: str, shape: tuple[int, ...], data: int) -> P:
-    """Where an array of the model's lies: over `model` by its name, over `data`, if that is given, by its shape."""
+    """Return the spec of a parameter. Its name decides the axis that is sharded over `model`.
+
+    If `data`, the size of the mesh axis `data`, is above 1, the first other axis whose size it divides is sharded over
+    `data`. An array with one axis is not.
+    """
     axes: list[str | None] = [None] * len(shape)
     if _BY_OUTPUT.search(name):
         axes[-1] = "model"
@@ -137,7 +151,7 @@ def _shardings(layout: Layout, params: nnx.State, data: int) -> nnx.State:
 
 
 def state_shardings(layout: Layout, optimizer: optax.GradientTransformation, params: nnx.State) -> State:
-    """A `State` of shardings: the optimizer's moments are divided over `data`, parameters if asked for."""
+    """Return a `State` of shardings. The optimizer's moments are sharded over `data`, and parameters if asked for."""
     moments = _shardings(layout, params, layout.shards)
     opt_state = optax.tree.map_params(
         optimizer,

@@ -1,4 +1,4 @@
-"""Memory: what a step needs, before it runs and when it was too much; and which options would do with what there is."""
+"""Memory of a step: what the step needs, whether that fits, and which options would fit if it does not."""
 
 import contextlib
 import dataclasses
@@ -25,27 +25,31 @@ from .layouts import Layout
 from .trainer import Trainer
 
 MARGIN = 0.9
-"""Share of the memory there is that a suggestion may take; the rest is for what cannot be foreseen."""
+"""Share of the available memory that suggested options may need. The rest is for needs that cannot be foreseen."""
 
 _TRIES = 4
 
 _LARGE = 0.5
-"""Share of the memory there is above which a rough estimate is not trusted, and the compiler is asked."""
+"""Share of the available memory above which the rough estimate is not trusted, and the compiler is asked."""
 
 Make = Callable[[TrainConfig, TokenSet], Batches]
 Graph = Callable[[TrainConfig], nnx.GraphDef]
-"""The network as a training with these options has it."""
+"""Function that returns the graph of the network for these options."""
 
 
 class Needs(NamedTuple):
-    """Bytes that a step's largest program takes: of state, examples and plan, and while it runs."""
+    """Bytes that the largest program of a step needs: for state, examples and plan, and temporarily while it runs."""
 
     fixed: int
     temporary: int
 
 
 def limit() -> int:
-    """Bytes a device can hold in all; where it keeps no count, what the system lets this process have."""
+    """Return the total number of bytes that a device can hold.
+
+    If the device does not report its memory, return what the system lets this process have for its arrays, counting
+    the arrays that exist now.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -60,25 +64,29 @@ def limit() -> int:
 
 
 def fits(data: TokenSet) -> bool:
-    """Whether a token set may stay on the device: up to an eighth of its memory, and 2^31 tokens."""
+    """Return whether a token set may stay on the device.
+
+    It may if it needs at most an eighth of the device's memory and has fewer than 2^31 tokens.
+    """
     device = jax.local_devices()[0]
     there = (device.memory_stats() or {}).get("bytes_limit", physical_memory())
     return data.indexable and data.nbytes <= there // 8
 
 
 def is_lack(error: BaseException) -> bool:
-    """Whether an error says that memory was not enough."""
+    """Return whether an error says that there was not enough memory."""
     return isinstance(error, MemoryError) or any(
         text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc")
     )
 
 
 def preflight(config: TrainConfig, make: Make, graph: Graph, trainer: Trainer, batches: Batches) -> None:
-    """Before the first step: raise `UserError`, with what would fit, where its largest program cannot.
+    """Raise `UserError` before the first step, with options that fit, if the largest program of a step does not fit.
 
-    A rough estimate decides whether the compiler is asked, which takes as long as compiling does. Nothing is said of
-    several processes, which share what they need in ways that are not foreseen here, nor where the address space is
-    limited, of which much is taken that is free again: a step that would do is never refused.
+    The compiler is asked only if a rough estimate is high, because asking takes as long as compiling. A step that would
+    fit is never refused. So nothing is checked for several processes, because they share memory in ways that this
+    module does not foresee. Nothing is checked either if the address space is limited, because much of the address
+    space that is taken is free again.
     """
     if jax.process_count() > 1 or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
@@ -88,9 +96,9 @@ def preflight(config: TrainConfig, make: Make, graph: Graph, trainer: Trainer, b
 
 
 def rough(trainer: Trainer, batches: Batches) -> int:
-    """Bytes that a step needs, about: state and gradients, and what each layer keeps of each token.
+    """Return a rough estimate of the bytes that a step needs: state, gradients, and each layer's activations.
 
-    Within a tenth of what the compiler says for BERT in float32 on a CPU (RECORDS.md).
+    The estimate is within a tenth of the compiler's figure for BERT in float32 on a CPU (RECORDS.md).
     """
     network = nnx.merge(trainer.graphdef, trainer.params).config
     tokens = batches.shapes.row_counts[-1] * batches.shapes.row_length
@@ -101,12 +109,13 @@ def rough(trainer: Trainer, batches: Batches) -> int:
 
 
 def needs(trainer: Trainer, batches: Batches, graphdef: nnx.GraphDef | None = None) -> Needs:
-    """What the compiler says of the step on the most rows of these batches, compiled from shapes alone.
+    """Return the compiler's figures for the step with the most rows of these batches, compiled from shapes alone.
 
-    `graphdef` is of the same parameters in another network.
+    `graphdef` replaces the trainer's network by another network with the same parameters. On a CPU, the figures are
+    those of all of this process's shards together, because these shards share one memory.
     """
     layout = trainer.layout
-    if layout.pmap:  # each device computes as one alone would
+    if layout.pmap:  # each device runs the program of a single device
         alone = jax.make_mesh(
             (1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
         )
@@ -143,10 +152,11 @@ def needs(trainer: Trainer, batches: Batches, graphdef: nnx.GraphDef | None = No
 def explain(
     config: TrainConfig, make: Make, graph: Graph, trainer: Trainer | None, batches: Batches, there: int
 ) -> UserError:
-    """What a step needs, what there is (`limit()`), and the mildest options that fit, each of them compiled to see.
+    """Return an error that says what a step needs, what is there, and which options fit.
 
-    `trainer` is None where there was too little even to make one. Of several processes, none compiles
-    without the others, so nothing is compiled.
+    `there` is the available memory in bytes (`limit()`). For each option, the error names the mildest value that fits,
+    and each value is compiled to find out. `trainer` is None if there was too little memory even to create a trainer.
+    With several processes, no process can compile without the others, so nothing is compiled and the advice is general.
     """
     if trainer is None:
         return UserError(f"out of memory before the first step: {_size(there)} are there; take a smaller model")
@@ -166,7 +176,7 @@ def explain(
     remedies = []
 
     def tried(said: str, changed: TrainConfig, data: TokenSet, network: nnx.GraphDef | None = None) -> bool:
-        with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):  # the compiler needs some, too
+        with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):  # the compiler needs memory, too
             if sum(needs(trainer, make(changed, data), network)) <= room:
                 remedies.append(said)
                 return True
@@ -192,11 +202,11 @@ def explain(
 
 
 def _candidates(config: TrainConfig, name: str, share: float) -> Iterator[int]:
-    """Values that should need `share` of the temporary memory, and then less and less."""
+    """Yield values of an option that should need `share` of the temporary memory, and then less and less."""
     bound = {"accumulate": config.batch_size, "batch_size": config.accumulate, "max_length": 3}[name]
     old, seen = getattr(config, name), set()
     for attempt in range(_TRIES):
-        part = share * 0.85 * 0.7**attempt  # not all of it grows with the batch
+        part = share * 0.85 * 0.7**attempt  # not all of the temporary memory grows with the batch
         if name == "accumulate":
             value = min(math.ceil(old / part), bound)
         else:

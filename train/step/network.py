@@ -1,4 +1,4 @@
-"""How the network computes in a training, and whether this machine has the attention kernel that was asked for."""
+"""Settings of the network for training, and checks of the attention kernel that the options name."""
 
 from typing import Any
 
@@ -14,14 +14,17 @@ from . import hosts
 
 
 def settings(config: TrainConfig, attention: str) -> dict[str, Any]:
-    """How the network computes in a training, apart from what it is; `attention` is what all processes agreed on."""
+    """Return the arguments of the network that set how it computes. All processes agreed on `attention`."""
     frozen = config.freeze_layers if config.freeze_layers or config.freeze_embeddings else None
     how = {"dtype": config.dtype, "precision": config.precision, "attention": attention}
     return how | {"remat": config.remat, "frozen": frozen}
 
 
 def agreed_attention(name: str, console: Console) -> str:
-    """`name`, but "plain" for `auto` where the fused kernel was refused on any process: all compile one program."""
+    """Return `name`, or "plain" if `name` is "auto" and any process has refused the fused kernel.
+
+    All processes must compile the same program.
+    """
     kernel = fused_here()
     if name != "auto" or kernel is None:
         return name
@@ -34,7 +37,7 @@ def agreed_attention(name: str, console: Console) -> str:
 
 
 def check_attention(name: str, row_length: int, head_size: int) -> None:
-    """Raise `UserError` where this machine has no such kernel, or the kernel does not take these shapes."""
+    """Raise `UserError` if this machine does not have the kernel `name`, or the kernel does not accept these shapes."""
     needed = {"triton": "gpu", "mosaic": "tpu"}.get(name)
     if needed is None:
         return

@@ -1,30 +1,30 @@
-"""The few shapes that a run's batches are rounded up to: fewest tokens computed, compilations counted in."""
+"""Choose the few shapes that a run's batches are rounded up to, with the least cost of computing and compiling."""
 
 from collections import Counter
 from typing import NamedTuple
 
-# What one more compilation is worth in steps: on this project's CPU and GPU timings, a step of a
-# new shape costs 15 to 30 steps' time once.
+# Cost of one more compilation, in steps. In this project's CPU and GPU timings, a new shape of the step costs the time
+# of 15 to 30 steps once.
 _COMPILATION_STEPS = 20
 
 
 class Shapes(NamedTuple):
-    """Row length T, and the row counts B that shards of a batch are rounded up to, ascending."""
+    """The row length T, and in ascending order the row counts B that the shards of a batch are rounded up to."""
 
     row_length: int
     row_counts: tuple[int, ...]
 
     def round_up(self, rows: int) -> int:
-        """The row count a batch that needs `rows` rows is given."""
+        """Return the smallest row count of at least `rows`, or `rows` itself if it is above all row counts."""
         return next((count for count in self.row_counts if count >= rows), rows)
 
 
 def fewest_rows(counts: Counter[int], scale: float = 1.0, window: int = 1) -> tuple[tuple[int, ...], float]:
-    """Row counts to round up to, so that rows computed and compilations together cost least.
+    """Return the row counts to round up to, with the least total cost of rows and compilations, and this cost in rows.
 
-    `counts` says how many windows of so many steps need how many rows, each standing for `scale`
-    windows; a compilation is charged as `_COMPILATION_STEPS` steps of average size. Returns the counts and
-    the cost in rows. Exact, by dynamic programming over the largest count of each class.
+    `counts[n]` is the number of windows, of `window` steps each, that need n rows. Each of these windows stands for
+    `scale` windows. A compilation costs as much as `_COMPILATION_STEPS` steps of average size. The result is exact, by
+    dynamic programming over the largest row count of each class.
     """
     needs = sorted(counts)
     mean = sum(need * n for need, n in counts.items()) / counts.total()

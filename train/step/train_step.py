@@ -1,4 +1,4 @@
-"""The training step: a pure function of state, data, plan and key; several of them in one dispatch."""
+"""The training step, a pure function of state, data, plan and key, for several steps in one dispatch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -17,7 +17,7 @@ from .gather import assemble
 
 
 class State(NamedTuple):
-    """Everything the next step depends on, besides its plan and the run's key."""
+    """Everything that the next step depends on, apart from data, plan and key."""
 
     params: nnx.State
     opt_state: optax.OptState
@@ -25,19 +25,19 @@ class State(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Mean loss over a step's examples, and the gradients' global norm before clipping; a value a step."""
+    """For each step, the mean loss over its examples and the global norm of its gradients before clipping."""
 
     loss: Float[Array, "*steps"]
     grad_norm: Float[Array, "*steps"]
 
 
 Loss = Callable[[Float[Array, "N C"], Shaped[Array, "N ..."]], Float[Array, " N"]]
-"""Of logits and targets, the loss of each example (`bert_jax.heads.example_losses`)."""
+"""Function that returns the loss of each example from logits and targets (`bert_jax.heads.example_losses`)."""
 
 Steps = Callable[[State, TokenSet, Plan, Int[Any, "2"], Key[Array, ""]], tuple[State, StepMetrics]]
 
 ANY_STEP = -1
-"""As the number of the first step: whichever comes next in the state."""
+"""Value for the number of the first step that means the next step of the state."""
 
 
 _Carry = tuple[Int[Array, ""], State, StepMetrics]
@@ -52,19 +52,20 @@ def train_steps(
     loss: Loss = example_losses,
     scan: int | None = None,
 ) -> Steps:
-    """The pure function `(state, data, plan, which, key) -> state, metrics` of up to a window of steps.
+    """Return the pure function `(state, data, plan, which, key) -> state, metrics` that takes up to a window of steps.
 
-    The classifier is split as `graphdef, params = nnx.split(model)`. `plan` has arrays
-    (window, micro, shards, slots), and `which` says of how many steps, and the number of the first
-    (`ANY_STEP` for any): `(first, count)`. `metrics` are arrays (window,). A step whose loss or
-    gradients are not finite leaves the state as it was, and so does every step after it, whose number is
-    no longer that of the state. Gradients are summed over micro-batches, and over the devices of `axis` where the
-    function is mapped over one. Dropout draws from (key, step, micro-batch, device), so a step is a
-    function of (seed, step).
+    The classifier is split as `graphdef, params = nnx.split(model)`. `plan` has arrays (window, micro, shards, slots).
+    `which` is `(first, count)`: the number of the first step (`ANY_STEP` for the state's next step), and the number of
+    steps. `metrics` are arrays (window,).
 
-    A window is a loop that ends with its steps or, with `scan`, one of the window's length with so many steps unrolled
-    in its body, which computes the steps that a shorter window lacks without taking them. Both take the same steps;
-    `benchmarks.gpu` compares how fast.
+    A step whose loss or gradients are not finite leaves the state unchanged. Every later step also leaves it unchanged,
+    because the number of that step is then not the number in the state. Gradients are summed over micro-batches and, if
+    the function is mapped over an axis of devices, over the devices of `axis`. Dropout depends on (key, step,
+    micro-batch, device), so a step is a function of (seed, step).
+
+    Without `scan`, a window is a loop over `count` steps. With `scan`, a window is a loop over its full length, with
+    `scan` steps unrolled in the body. That loop also computes the steps past `count`, but does not take them. Both
+    loops take the same steps, and `benchmarks.gpu` compares their speed.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -103,8 +104,8 @@ def train_steps(
             params = optax.apply_updates(state.params, updates)
             return State(cast(nnx.State, params), opt_state, state.step + 1)
 
-        # GPU and TPU choose within the update's own kernels, where a branch would copy the whole state;
-        # the CPU cannot, and would pass over the state once more.
+        # On GPU and TPU, selection is fused into the kernels of the update, and a branch would copy the whole state.
+        # On a CPU, selection is not fused, and would be one more pass over the state.
         new = jax.lax.platform_dependent(
             cpu=lambda: jax.lax.cond(good, updated, lambda: state),
             default=lambda: jax.tree.map(lambda new, old: jnp.where(good, new, old), updated(), state),
@@ -116,7 +117,7 @@ def train_steps(
     ) -> tuple[State, StepMetrics]:
         window, (first, count) = plan.examples.shape[0], which
         first = jnp.where(first == ANY_STEP, state.step, first)
-        if window == 1:  # a loop's body is compiled apart from it, which the CPU pays for
+        if window == 1:  # XLA compiles the body of a loop separately, which is slower on a CPU
             state, metrics = step(state, data, jax.tree.map(lambda x: x[0], plan), state.step == first, key)
             return state, jax.tree.map(lambda x: x[None], metrics)
 
@@ -138,7 +139,7 @@ def train_steps(
 
         if scan is not None:
             return jax.lax.scan(one, state, (jnp.arange(window, dtype=jnp.int32), plan), unroll=scan)
-        # A loop of a length known only at run time, so that the window an epoch ends with needs no program of its own.
+        # The length of this loop is known only at run time, so the last window of an epoch needs no program of its own.
         start = jnp.int32(0), state, StepMetrics(*jnp.zeros((2, window)))
         return jax.lax.while_loop(goes_on, body, start)[1:]
 

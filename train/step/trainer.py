@@ -1,4 +1,4 @@
-"""The training step on the devices there are: compiled for a mesh by jit, or mapped over devices by pmap."""
+"""The training step on devices: compiled for a mesh by jit, or mapped over devices by pmap."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from .train_step import ANY_STEP, Loss, State, StepMetrics, train_steps
 
 
 class Trainer:
-    """The step on a layout's devices, compiled once for each number of rows, its state donated."""
+    """The training step on a layout's devices, compiled once for each row count. A step donates its state."""
 
     def __init__(
         self,
@@ -42,46 +42,52 @@ class Trainer:
         self._gather = jax.jit(lambda tree: tree, out_shardings=layout.everywhere())
 
     def like(self, layout: Layout, row_length: int, graphdef: nnx.GraphDef | None = None) -> "Trainer":
-        """One of the same parameters and optimizer, for other devices, rows, and if that is given network."""
+        """Return a trainer with the same parameters and optimizer for another layout and row length.
+
+        `graphdef`, if given, replaces the network.
+        """
         return Trainer(
             layout, graphdef or self.graphdef, self._optimizer, self.params, row_length, self.loss, self.scan
         )
 
     def first_state(self, params: nnx.State) -> State:
-        """The state before step 0, as a function to compile."""
+        """Return the state before step 0. Callers compile this function."""
         return State(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def start(self, params: nnx.State) -> State:
-        """The state before step 0, on the devices."""
+        """Return the state before step 0, on the devices."""
         if self.layout.pmap:
             return self._on_each(jax.device_get(self.first_state(params)))
         return jax.jit(self.first_state, out_shardings=self.shardings)(self.layout.put(params))
 
     def restored(self, state: State) -> State:
-        """A state from the host, whole, on the devices."""
+        """Return a state on the devices, from a whole state on the host."""
         if self.layout.pmap:
             return self._on_each(state)
         return jax.tree.map(lambda x, sharding: self.layout.put(x, sharding.spec), state, self.shardings)
 
     def whole(self, state: State) -> State:
-        """A copy of the state on the host; every process has to call this."""
+        """Return a whole copy of the state on the host. Every process must call this method."""
         return hosts.to_host(self._first(state) if self.layout.pmap else state)
 
     def place(self, data: TokenSet) -> TokenSet:
-        """The examples, on every device."""
+        """Return the examples, replicated on every device."""
         return self._on_each(data) if self.layout.pmap else self.layout.put(data)
 
     def place_own(self, data: TokenSet) -> TokenSet:
-        """The examples of each of the layout's `own_shards`, along a leading axis, on the devices of that shard."""
+        """Put examples with a leading axis of the layout's `own_shards` on the devices of these shards."""
         return self.layout.put_own(data)
 
     def key(self, seed: int) -> jax.Array:
-        """A random key of this seed, on every device; with pmap, which would copy a key in every call, its words."""
+        """Return the random key of this seed, replicated on every device.
+
+        With pmap, return the words of the key instead, because pmap would copy a key in every call.
+        """
         words = np.asarray(jax.random.key_data(jax.random.key(seed)))
         return self._on_each(words) if self.layout.pmap else jax.random.wrap_key_data(self.layout.put(words))
 
     def place_plan(self, plan: Plan, count: int, first: int = ANY_STEP) -> tuple[Plan, jax.Array]:
-        """What a dispatch needs beside state, examples and key; arguments as in `train_steps`."""
+        """Return `plan` and `(first, count)` on the devices, as a dispatch needs them (`train_steps`)."""
         which = np.array([first, count], np.int32)
         if self.layout.pmap:
             own = self.layout.own_shards
@@ -92,12 +98,12 @@ class Trainer:
     def __call__(
         self, state: State, data: TokenSet, placed: tuple[Plan, jax.Array], key: jax.Array, num_rows: int
     ) -> tuple[State, StepMetrics]:
-        """Take the steps of a placed plan: the state after them, and their metrics."""
+        """Take the steps of a placed plan, and return the state after the steps and their metrics."""
         with self.context():
             return self.program(num_rows)(state, data, *placed, key)
 
     def program(self, num_rows: int) -> Callable[..., tuple[State, StepMetrics]]:
-        """The function compiled for shards of `num_rows` rows."""
+        """Return the compiled function for shards of `num_rows` rows."""
         if num_rows not in self.compiled:
             make = functools.partial(
                 train_steps, self.graphdef, self._optimizer, num_rows, self.row_length, loss=self.loss, scan=self.scan
@@ -119,19 +125,19 @@ class Trainer:
         return self.compiled[num_rows]
 
     def context(self) -> contextlib.AbstractContextManager:
-        """The layout's, but for pmap, whose devices work apart."""
+        """Return the context of the layout, or an empty one with pmap, which runs each device separately."""
         return contextlib.nullcontext() if self.layout.pmap else self.layout.context()
 
     def parameters(self, state: State) -> nnx.State:
-        """The parameters, whole, on every device."""
+        """Return the parameters of a state, replicated on every device."""
         return jax.tree.map(self._one, state.params) if self.layout.pmap else self._gather(state.params)
 
     def metrics(self, metrics: StepMetrics) -> StepMetrics:
-        """A dispatch's metrics on the host: arrays (window,)."""
+        """Return the metrics of a dispatch on the host, as arrays (window,)."""
         return jax.device_get(self._first(metrics) if self.layout.pmap else metrics)
 
     def _one(self, copies: jax.Array) -> jax.Array:
-        """Of a copy for each device, along a leading axis, an array that all devices hold whole."""
+        """Return a replicated array from an array with one copy for each device along its leading axis."""
         own = [shard.data[0] for shard in copies.addressable_shards]
         return jax.make_array_from_single_device_arrays(copies.shape[1:], self.layout.everywhere(), own)
 
@@ -139,7 +145,7 @@ class Trainer:
         return jax.tree.map(lambda array: array.addressable_shards[0].data[0], tree)
 
     def _on_each(self, tree: Any) -> Any:
-        """A copy for each of this process's devices, along a leading axis, as pmap takes and gives it."""
+        """Return one copy for each of this process's devices along a leading axis, as pmap takes and returns arrays."""
         count = len(self.layout.own_shards)
         spread = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[None], (count, *np.shape(x))), tree)
         return self.layout.put_own(spread)
