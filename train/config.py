@@ -67,7 +67,10 @@ class TrainConfig:
     data_revision: str | None = _free(DATA, None, "branch, tag or commit of a hub dataset", metavar="R")
     text_column: str | None = _option(DATA, None, "column with the text (default: found)", metavar="NAME")
     pair_column: str | None = _option(
-        DATA, None, "column with the second text of a pair (default: found, unless --text-column is given)", metavar="NAME"
+        DATA,
+        None,
+        "column with the second text of a pair (default: found, unless --text-column is given)",
+        metavar="NAME",
     )
     label_column: str | None = _option(
         DATA, None, "column with the label (default: found), or several columns of 0 and 1", metavar="NAME[,NAME]"

@@ -132,6 +132,31 @@ def test_32_what_is_said(monkeypatch, fixed, temporary, said):
 
 
 @pytest.mark.fault(32)
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 1.5])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (24, 20), (32, 32), (256, 1)])
+def test_32_what_is_suggested_is_taken(batch_size, accumulate, share, monkeypatch):
+    import dataclasses
+
+    from train.config import TrainConfig
+    from train.data.token_set import TokenSet
+    from train.step import memory
+    from train.step.batches import Batches
+
+    config = TrainConfig(batch_size=batch_size, accumulate=accumulate, max_length=64)
+    data = TokenSet.of([Tokens(np.zeros(64, np.int32), np.zeros(64, np.int32))] * 256, [0] * 256)
+    monkeypatch.setattr(memory, "needs", lambda _, batches, graphdef=None: memory.Needs(0, int(0.9e9 / share)))
+    batches = Batches(data, batch_size=batch_size, seed=0, micro=accumulate)
+    said = str(memory.explain(config, lambda *_: batches, lambda _: None, object(), batches, there=10**9))
+    for name, value in re.findall(r"--(accumulate|batch-size|max-length) (\d+)", said):
+        changed = dataclasses.replace(config, **{name.replace("-", "_"): int(value)})  # or UserError
+        assert changed != config
+    assert "are there" in said
+    for name in ("accumulate", "batch_size", "max_length"):
+        for value in memory._candidates(config, name, min(share, 0.95)):
+            dataclasses.replace(config, **{name: value})
+
+
+@pytest.mark.fault(32)
 def test_32_it_is_said_before_the_first_step(train, tmp_path, monkeypatch):
     """Where a step cannot fit, nothing is run."""
     from rich.console import Console

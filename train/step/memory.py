@@ -172,7 +172,9 @@ def explain(
         )
     share = (room - need.fixed) / max(need.temporary, 1)
     if share >= 1:
-        return UserError(f"{text}; close what else uses it, or try --accumulate {min(2 * config.accumulate, 1024)}")
+        parts = min(2 * config.accumulate, config.batch_size, 1024)
+        also = f", or try --accumulate {parts}" if parts > config.accumulate else ""
+        return UserError(f"{text}; close what else uses it{also}")
     remedies = []
 
     def tried(said: str, changed: TrainConfig, data: TokenSet, network: nnx.GraphDef | None = None) -> bool:
@@ -210,8 +212,8 @@ def _candidates(config: TrainConfig, name: str, share: float) -> Iterator[int]:
         if name == "accumulate":
             value = min(math.ceil(old / part), bound)
         else:
-            value = max(int(old * part), bound)
-            value -= value % 8 if value >= 16 else 0
+            value = int(old * part)
+            value = max(value - (value % 8 if value >= 16 else 0), bound)
         if value not in seen and value != old:
             seen.add(value)
             yield value
