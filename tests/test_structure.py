@@ -38,24 +38,22 @@ ROOMS = ("", "data", "step", "report", "run", "commands")
 COMMANDS = ("__init__.py", "__main__.py", "evaluate.py")
 
 
-def room_of(parts):
-    """The room of a module: that of its folder, or by itself before all others or, for what users call, after them."""
-    if len(parts) > 1:
-        return parts[0]
-    return "commands" if f"{parts[0]}.py" in COMMANDS else ""
+def room_of(name):
+    """The room that a part of train is, or in which a file beside the rooms stands."""
+    return name if name in ROOMS else "commands" if f"{name}.py" in COMMANDS else ""
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=lambda path: path.stem)
 def test_rooms_of_train_import_one_way(path):
     parts = path.relative_to(ROOT / "train").with_suffix("").parts
-    room = ROOMS.index(room_of(parts)) if parts != ("__init__",) else len(ROOMS) - 1
+    room = ROOMS.index(room_of(parts[0]))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
-        base = (*parts[: len(parts) - node.level], *(node.module or "").split("."))
+        folders = parts[: len(parts) - node.level]
         for name in node.names:
-            target = tuple(part for part in base if part) or (name.name,)
-            assert ROOMS.index(room_of(target if target[0] in ROOMS[1:-1] else target[:1])) <= room, (path, target)
+            target = (*folders, *(node.module or name.name).split("."))
+            assert ROOMS.index(room_of(target[0])) <= room, target
 
 
 @pytest.mark.parametrize("package", ALLOWED)
