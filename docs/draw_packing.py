@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from train.batches import Batches, TokenSet
-from train.prepare import prepare
 
 from bert_jax.packing import assign
 from train.config import TrainConfig
+from train.data.prepare import prepare
+from train.data.token_set import TokenSet
+from train.step.batches import Batches
 
 COLOURS = ("#7aa6d6", "#e3a06c", "#8fbf8f", "#c49bc9", "#d6c06a", "#9fb3b8")
 

@@ -125,7 +125,7 @@ ODD: dict[str, tuple[Any, ...]] = {
 }
 """What one of the two may refuse, or take for something else."""
 
-BESIDE = {"architectures": ["classifier"], "add_pooling_layer": ["pooler"], "num_labels": ["id2label"]}
+BESIDE = {"architectures": ["classifier"], "add_pooling_layer": ["pooler"], "num_labels": ["id2label", "classifier"]}
 """What else a refusal of a field may name."""
 
 

@@ -131,7 +131,7 @@ def _warnings(
             yield f"{len(empty):,} texts are empty: {split.place(*empty)}"
         if cut[name] > _CUT * len(split.rows):
             share = f"{cut[name] / len(split.rows):.0%} of {name} is cut to {max_length} tokens"
-            yield f"{share}; --max-length or --long-texts reads more"
+            yield f"{share}; a larger --max-length, or --long-texts windows, reads more"
     if data.task != REGRESSION:
         train = targets["train"]
         counts = train.sum(axis=0) if data.task == MULTI_LABEL else np.bincount(train, minlength=len(names))
