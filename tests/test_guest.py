@@ -190,7 +190,8 @@ def test_what_ends_the_process_is_for_the_command_alone(options, tmp_path, monke
 
     for owner, name in (
         (compilation, "use_cache"),
-        (stopping.Signals, "__init__"), (stopping.os, "_exit"), (loop.Watchdog, "__enter__"), (loop.Training, "_rescue"),
+        (stopping.Signals, "__init__"), (stopping.os, "_exit"),
+        (loop.Watchdog, "__enter__"), (loop.Training, "_rescue"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, never)
     fine_tune(DATA, out=tmp_path / "run", quiet=True, **options)
