@@ -14,7 +14,8 @@ from train import fine_tune
 from train.__main__ import main
 from train.config import IN_MEMORY, TrainConfig
 from train.report import page
-from train.run import loop
+from train.run import evaluation
+from train.run.stepping import Stepping
 
 ROWS = [(f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film", ("no", "yes")[i % 2]) for i in range(40)]
 
@@ -264,15 +265,15 @@ def test_a_run_that_lost_patience_goes_on_with_more_of_it(options, tmp_path, cap
 )
 def test_what_changes_no_result_may_change_on_the_way(changes, options, trained, tmp_path, monkeypatch):
     """As after "out of memory", with the options that its message proposes."""
-    out, dispatch = tmp_path / "run", loop._Run._dispatch
+    out, dispatch = tmp_path / "run", Stepping.dispatch
 
-    def fails(self, *arguments):
-        if self.progress.step == 7:
+    def fails(self, step, aside):
+        if step == 7:
             raise MemoryError("RESOURCE_EXHAUSTED")
-        dispatch(self, *arguments)
+        return dispatch(self, step, aside)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_dispatch", fails)
+        patched.setattr(Stepping, "dispatch", fails)
         with pytest.raises(UserError, match="not enough memory"):
             fine_tune(trained / "data", out=out, quiet=True, checkpoint_every=5, **options)
     assert max(int(path.stem) for path in (out / "checkpoints").glob("*.json")) == 5
@@ -284,13 +285,13 @@ def test_what_changes_no_result_may_change_on_the_way(changes, options, trained,
 @pytest.mark.parametrize(("metric", "kept"), [("loss", [10, 24, 25]), ("accuracy", [5, 24, 25])])
 def test_the_best_checkpoint_is_kept_whatever_better_means(metric, kept, options, trained, tmp_path, monkeypatch):
     figures = iter([0.5, 0.3, 0.4, 0.4, 0.45, 0.3])  # five evaluations, and one more of the best
-    measure = loop.measure
+    measure = evaluation.measure
 
     def scripted(task, logits, targets, **how):
         found = measure(task, logits, targets, **how)
         return {**found, metric: next(figures)} if len(targets) == 12 else found
 
-    monkeypatch.setattr(loop, "measure", scripted)
+    monkeypatch.setattr(evaluation, "measure", scripted)
     out = tmp_path / "run"
     fine_tune(trained / "data", out=out, quiet=True, metric=metric, checkpoint_every=1, **{**options, "epochs": 5})
     assert sorted(int(path.stem) for path in (out / "checkpoints").glob("*.json")) == kept

@@ -21,7 +21,9 @@ from tests.processes import PATIENCE
 from tests.test_going_on import ROWS, log
 from tests.test_recipe import CONFIG
 from train import fine_tune
-from train.run import loop, stopping
+from train.run import evaluation, finish, loop, stopping
+from train.run.saving import Saving
+from train.run.stepping import Stepping
 from train.run.stopping import Interrupts, Stopped
 from train.step import trainer
 
@@ -105,12 +107,12 @@ def interrupted(monkeypatch, owner, name, which, times=1):
 @pytest.mark.parametrize(
     ("owner", "name", "which", "steps"),
     [
-        (loop._Run, "_begin", 1, 0),
+        (Saving, "start", 1, 0),
         (trainer.Trainer, "__call__", 1, 1),  # as it compiles
         (trainer.Trainer, "__call__", 7, 7),
-        (loop, "measure", 1, 5),
-        (loop, "save_best", 1, 5),
-        (loop, "measure", 3, 10),  # of the best model, when all steps are done
+        (evaluation, "measure", 1, 5),
+        (evaluation, "save_best", 1, 5),
+        (evaluation, "measure", 3, 10),  # of the best model, when all steps are done
     ],
     ids=["beginning", "compiling", "training", "evaluation", "saving", "the end"],
 )
@@ -135,7 +137,7 @@ def test_ctrl_c_stops_a_run_that_is_saved_and_goes_on(
 
 def test_ctrl_c_that_came_too_late_to_stop_the_run_is_passed_on(options, left_as_it_was, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched:
-        interrupted(patched, loop, "closing_table", 1)
+        interrupted(patched, finish, "closing_table", 1)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(DATA, out=tmp_path / "run", **options)
     assert fine_tune(DATA, out=tmp_path / "run", **options)["dev"]
@@ -168,13 +170,13 @@ def test_handlers_of_the_caller_are_its_own(options, tmp_path, monkeypatch):
 
 def test_in_a_thread_there_are_no_handlers(options, left_as_it_was, tmp_path, monkeypatch):
     found, seen = [], []
-    dispatch = loop._Run._dispatch
+    dispatch = Stepping.dispatch
 
     def noted(self, *arguments):
         seen.append(signal.getsignal(signal.SIGINT))
-        dispatch(self, *arguments)
+        return dispatch(self, *arguments)
 
-    monkeypatch.setattr(loop._Run, "_dispatch", noted)
+    monkeypatch.setattr(Stepping, "dispatch", noted)
     work = threading.Thread(target=lambda: found.append(fine_tune(DATA, out=tmp_path / "run", quiet=True, **options)))
     work.start()
     work.join()
@@ -188,7 +190,8 @@ def test_what_ends_the_process_is_for_the_command_alone(options, tmp_path, monke
 
     for owner, name in (
         (compilation, "use_cache"),
-        (stopping.Signals, "__init__"), (stopping.os, "_exit"), (loop.Watchdog, "__enter__"), (loop._Run, "_rescue"),
+        (stopping.Signals, "__init__"), (stopping.os, "_exit"),
+        (loop.Watchdog, "__enter__"), (loop.Training, "_rescue"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, never)
     fine_tune(DATA, out=tmp_path / "run", quiet=True, **options)

@@ -146,6 +146,6 @@ def _arm(kill: str, which: int, number: int, sent: Path) -> None:
         case "best model":  # written, not in place
             at(train.run.record.checkpoint, "write", after=True)
         case "results":
-            import train.run.loop
+            import train.run.finish
 
-            at(train.run.loop, "write_json")
+            at(train.run.finish, "write_json")

@@ -37,15 +37,15 @@ DISTURBED = """
 import os, signal, threading
 from pathlib import Path
 from bert_jax.command import run
-from train.run import loop
+from train.run.stepping import Stepping
 from train.__main__ import main
-dispatch = loop._Run._dispatch
-def stuck(self, *arguments):
-    if self.progress.step >= {step} and not Path({sign!r}).exists():
+dispatch = Stepping.dispatch
+def stuck(self, step, aside):
+    if step >= {step} and not Path({sign!r}).exists():
         Path({sign!r}).touch()
         {how}
-    dispatch(self, *arguments)
-loop._Run._dispatch = stuck
+    return dispatch(self, step, aside)
+Stepping.dispatch = stuck
 run(main)
 """
 """What happens comes from within, at its step exactly: from outside, a fast machine could be at its end before."""

@@ -25,14 +25,14 @@ runpy.run_module("train", run_name="__main__", alter_sys=True)
 
 # A signal in the middle of a run, however fast the machine: once ten steps are done.
 SIGNALLED = """
-from train.run import loop
-dispatch = loop._Run._dispatch
-def signalled(self, *arguments):
-    if self.progress.step >= 10:
-        loop._Run._dispatch = dispatch
+from train.run.stepping import Stepping
+dispatch = Stepping.dispatch
+def signalled(self, step, aside):
+    if step >= 10:
+        Stepping.dispatch = dispatch
         os.kill(os.getpid(), {number})
-    dispatch(self, *arguments)
-loop._Run._dispatch = signalled
+    return dispatch(self, step, aside)
+Stepping.dispatch = signalled
 """
 
 

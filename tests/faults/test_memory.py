@@ -172,7 +172,7 @@ def test_32_it_is_said_before_the_first_step(train, tmp_path, monkeypatch):
     )
     config = parse(words.split())
     prepared = prepare(config)
-    monkeypatch.setattr(loop._Run, "train", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.setattr(loop.Training, "train", lambda *_, **__: pytest.fail("it was run"))
     monkeypatch.setattr(memory, "limit", lambda: 60_000_000)
     with pytest.raises(UserError, match=r"not enough memory: a step on \d+ rows of 512 tokens .* 60 MB are there"):
         loop.run(config, prepared, Console(quiet=True))
