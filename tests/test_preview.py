@@ -78,7 +78,11 @@ def test_texts_are_the_same_only_if_they_are_read_alike():
     [
         ((" ", 1), {}, "1 texts are empty: train: row 201"),
         (("one of them", 2), {}, "labels of fewer than 1% of train: 2; see --class-weights"),
-        (("one", 1), {"cut": 50}, "25% of train is cut to 32 tokens; a larger --max-length, or --long-texts windows, reads more"),
+        (
+            ("one", 1),
+            {"cut": 50},
+            "25% of train is cut to 32 tokens; a larger --max-length, or --long-texts windows, reads more",
+        ),
     ],
 )
 def test_other_warnings(row, options, text):
