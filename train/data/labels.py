@@ -180,7 +180,7 @@ def label_ids(data: Data, names: Sequence[str] = ()) -> tuple[tuple[str, ...], d
     elif numbered and not all(write(label) in place for label in every):
         _check_indices(train, names, {int(write(label)) for label in every})
         place = {str(i): i for i in range(len(names))}
-        expected = f"is out of range; expected 0 to {len(names) - 1}, for {', '.join(names[:20])}"
+        expected = f"is out of range; expected 0 to {len(names) - 1}, for {', '.join(names[:20])}; write one of these"
     ids: dict[str, list[int]] = {}
     for name, split in data.splits.items():
         ids[name] = [place.get(write(label), -1) for _, _, label in _labels(split)]
