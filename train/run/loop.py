@@ -157,17 +157,18 @@ class Training:
         saving, config, steps = self._saving, self._arranged.config, self._arranged.steps
         params = self._params
         del self._params  # the state will have its own copy
-        self._stepping.state = saving.start(params, resume=bool(earlier))
-        if not saving.step:
-            return
-        self._console.print(f"resumed  at step {saving.step} of {steps}")
-        epochs = earlier["config"]["epochs"] if earlier else config.epochs
-        if epochs != config.epochs and saving.step < steps:
-            self._console.print(
-                f"rate     {self._rates[saving.step]:.3g} in the next step: the schedule is that of "
-                f"{config.epochs} epochs now, and was that of {epochs}",
-                soft_wrap=True,
-            )
+
+        def announce() -> None:
+            self._console.print(f"resumed  at step {saving.step} of {steps}")
+            epochs = earlier["config"]["epochs"] if earlier else config.epochs
+            if epochs != config.epochs and saving.step < steps:
+                self._console.print(
+                    f"rate     {self._rates[saving.step]:.3g} in the next step: the schedule is that of "
+                    f"{config.epochs} epochs now, and was that of {epochs}",
+                    soft_wrap=True,
+                )
+
+        self._stepping.state = saving.start(params, announce, resume=bool(earlier))
 
     def _take_steps(self) -> None:
         """Take all remaining steps, and evaluate after each epoch.

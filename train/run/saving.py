@@ -52,10 +52,11 @@ class Saving:
         self._checkpoints, self._trainer, self._interval, self._watchdog = checkpoints, trainer, interval, watchdog
         self._time = time.monotonic()
 
-    def start(self, params: nnx.State, *, resume: bool) -> State:
+    def start(self, params: nnx.State, announce: Callable[[], None], *, resume: bool) -> State:
         """Return the state of the newest checkpoint, or without one that of step 0 with these parameters.
 
-        Sets `progress` to match, and `step`, which is the step of the newest checkpoint.
+        Sets `progress` to match, and `step`, which is the step of the newest checkpoint. `announce` is called once a
+        checkpoint has been read, and before its state is placed on the devices.
         """
         newest = self._on_first(lambda checkpoints: checkpoints.newest() if resume else None)
         progress = hosts.facts_from_first(newest and newest[0])
@@ -66,6 +67,7 @@ class Saving:
         template = jax.eval_shape(self._trainer.first_state, params)
         # A process that has not read the checkpoint receives it in place of these zeros.
         state = filled(template, newest[1]) if newest else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+        announce()
         return self._trainer.restored(hosts.from_first(state))
 
     @property

@@ -55,8 +55,10 @@ class Stepping:
                 own, plan = batches.streamed(plan, self._arranged.layout.own_shards)
                 data = trainer.place_own(own)
             placed = trainer.place_plan(plan, count, step)
+            # Whoever saves the run meanwhile sees the old state, and notices if a step has it already.
             with aside():
-                self.state, metrics = trainer(self.state, data, placed, self._key, num_rows)
+                state, metrics = trainer(self.state, data, placed, self._key, num_rows)
+            self.state = state
         self.speed.count(batches.computed(num_rows), batches.useful_tokens(step, count), count)
         self._watchdog.step = step
         self._watchdog.beat()
