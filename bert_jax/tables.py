@@ -95,9 +95,11 @@ def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[st
             return {}  # `records` reports the damage
     try:
         features = json.loads(note)["info"]["features"] if note else {}
-        inner = {name: feature.get("feature", feature) for name, feature in features.items()}
-        return {name: tuple(one["names"]) for name, one in inner.items() if one.get("_type") == "ClassLabel"}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        # The feature of a list's elements; earlier versions of the library write a list as a list of one feature.
+        inner = {n: one[0] if isinstance(one, list) else one.get("feature", one) for n, one in features.items()}
+        named = {n: one for n, one in inner.items() if isinstance(one, dict) and one.get("_type") == "ClassLabel"}
+        return {name: tuple(one["names"]) for name, one in named.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: its note of what labels mean (huggingface) cannot be read; write it anew") from None
 
 

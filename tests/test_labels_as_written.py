@@ -228,6 +228,12 @@ def test_a_parquet_file_says_which_number_is_which_as_datasets_wrote_it(tmp_path
         UserError, match=r"00001-of-00002.parquet: its labels have other names than those of train-00000"
     ):
         read(TrainConfig(data=str(tmp_path)))
+    label = {"names": ["pos", "neg"], "_type": "ClassLabel"}
+    words = [{"dtype": "string", "_type": "Value"}]  # as earlier versions wrote lists
+    note = {"info": {"features": {"words": words, "more": {"feature": words, "_type": "Sequence"}, "label": [label]}}}
+    table = pyarrow.table({"words": [["a"]], "label": [[0]]}).replace_schema_metadata({"huggingface": json.dumps(note)})
+    pyarrow.parquet.write_table(table, tmp_path / "earlier.parquet")
+    assert label_names(tmp_path / "earlier.parquet") == {"label": ("pos", "neg")}
     noted = pyarrow.table({"text": ["a"], "label": [0]}).replace_schema_metadata({"huggingface": "{}"})
     pyarrow.parquet.write_table(noted, tmp_path / "noted.parquet")
     with pytest.raises(UserError, match=r"noted.parquet: its note of what labels mean \(huggingface\) cannot be read"):
