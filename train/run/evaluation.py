@@ -1,7 +1,5 @@
 """What a run measures of its model: on dev after each epoch, and of the best model on every split."""
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 from flax import nnx
@@ -18,7 +16,7 @@ from ..step.evaluator import Evaluator
 from .arrangement import Arrangement
 from .record import save_best, saved_best
 from .saving import Progress
-from .stopping import Interrupts
+from .stopping import Interrupts, leave
 from .watchdog import Watchdog
 
 
@@ -61,13 +59,14 @@ class Evaluation:
         progress.evaluated, progress.score = progress.step, score
         return is_better
 
-    def of_best(self, progress: Progress) -> Callable[[], dict[str, Measured]]:
-        """Read the best model, as it was saved, and return a function that measures it on every evaluated split."""
+    def of_best(self, progress: Progress) -> dict[str, Measured]:
+        """Return the results of the best model, as it was saved, on every evaluated split."""
         prepared, directory = self._arranged.prepared, self._arranged.config.run_directory / "best"
         tensors = hosts.from_first(saved_best(directory, prepared.checkpoint.config))
         params = self._arranged.layout.put(self._arranged.parameters(tensors))
         threshold = (progress.dev or {}).get("threshold", HALF)  # saved with the best model
-        return lambda: {name: self.on_split(name, params, threshold) for name in prepared.evaluated}
+        with self._stopping.aside(leave):
+            return {name: self.on_split(name, params, threshold) for name in prepared.evaluated}
 
     def logits(self, params: nnx.State, example: Tokens) -> Float[np.ndarray, "1 C"]:
         """Return the logits of one example."""

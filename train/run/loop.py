@@ -1,6 +1,7 @@
 """The training loop of a run, from first line to last."""
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -10,13 +11,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 
 from bert_jax.command import printable
 from bert_jax.errors import UserError
-from bert_jax.packing import Tokens
 
 from ..config import TrainConfig
 from ..data.prepare import Prepared
@@ -140,13 +138,12 @@ class Training:
                 self._stepping.forget()
                 self._save_and_wait()
                 indices = self._arranged.batches.indices(progress.step)
-                raise explain(error, self._arranged.prepared, indices, self._logits_of, config.dtype) from None
+                logits = functools.partial(self._evaluation.logits, self.trainer.parameters(self._stepping.state))
+                raise explain(error, self._arranged.prepared, indices, logits, config.dtype) from None
 
     def evaluate_best(self) -> dict[str, Measured]:
         """Return the results of the best model, as it was saved, on every evaluated split."""
-        measured = self._evaluation.of_best(self.progress)
-        with self._stopping.aside(leave):
-            return measured()
+        return self._evaluation.of_best(self.progress)
 
     def figures(self) -> Figures:
         """Return how fast the run was."""
@@ -260,7 +257,3 @@ class Training:
             self._console.print(f"stopped  {progress.waited} epochs without a better {metric} (--patience)")
         self._stepping.speed.restart()
         self._evaluation.look()
-
-    def _logits_of(self, example: Tokens) -> Float[np.ndarray, "1 C"]:
-        """Return the logits of one example with the current parameters."""
-        return self._evaluation.logits(self.trainer.parameters(self._stepping.state), example)
