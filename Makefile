@@ -13,6 +13,9 @@ RUNS := runs
 # Tests of a file stay on one of the two workers: they share what the file has made once.
 TWO := -n 2 --dist loadfile
 
+# Tests of numbers and of exact resuming: they run programs that are compiled as users' are.
+OPTIMIZED := tests/test_parity.py tests/test_processors.py tests/test_train.py tests/faults/test_interruption.py
+
 # What a command says goes to the log, which is shown where the command fails.
 define logged
 @echo '$$ $(1)' >>$(LOG); { $(1); } >>$(LOG) 2>&1 </dev/null || \
@@ -41,10 +44,11 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(TWO) -m "not slow" tests/test_parity.py
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest $(TWO) -m "not parity"
+	$(BIN)/python -m pytest $(TWO) --hurried -m "not parity" $(addprefix --ignore=,$(OPTIMIZED))
+	$(BIN)/python -m pytest $(TWO) -m "not parity" $(OPTIMIZED)
 
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest -m parity tests/parity
+	$(BIN)/python -m pytest $(TWO) -m parity tests/parity
 
 check: $(VENV)/.parity
 	$(BIN)/ruff format --check .
