@@ -136,11 +136,11 @@ class Run:
         from flax import nnx
 
         from bert_jax.heads import SequenceClassifier
-        from bert_jax.optimizer import fine_tuning
         from bert_jax.packing import Tokens
         from train.data.token_set import TokenSet
         from train.step.batches import Batches
         from train.step.layouts import make_layout
+        from train.step.optimizer import fine_tuning
         from train.step.trainer import Trainer
 
         config, generator = config_of(shape), np.random.default_rng(1)
