@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.checkpoint import with_classifier
-from bert_jax.command import Parser, run
+from bert_jax.command import MINILM, Parser, run
 from bert_jax.config import REGRESSION, SINGLE_LABEL
 from convert import conversion
-from convert.location import MINILM, locate
+from convert.location import locate
 from train.config import TrainConfig
 from train.data.labels import targets_of
 from train.data.reading import read

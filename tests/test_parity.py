@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.command import MINILM
 from bert_jax.errors import UserError
 from bert_jax.tensors import read_tensors, write_tensors
 from convert import comparison, conversion, parity, reference
-from convert.location import MINILM
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"

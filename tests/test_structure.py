@@ -32,6 +32,22 @@ def test_imports_run_one_way(package):
         assert found <= ALLOWED[package] | ({"bert_jax"} if package == "bert_jax" else set()), path
 
 
+READERS = {"train/data/prepare.py": {"conversion"}, "train/evaluate.py": {"conversion", "runs"}}
+"""The files of train that import convert, and what of it: both read a model from any source, and evaluation a run."""
+
+
+def test_train_imports_convert_only_to_read_a_source():
+    found = {}
+    for path in sorted((ROOT / "train").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [name.name for name in getattr(node, "names", ())] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [f"{node.module}.{name.name}" for name in node.names]
+            parts = {name.split(".")[1] for name in names if name.startswith("convert.")}
+            found.setdefault(path.relative_to(ROOT).as_posix(), set()).update(parts)
+    assert {path: parts for path, parts in found.items() if parts} == READERS
+
+
 ROOMS = ("", "data", "step", "report", "run", "commands")
 """Where a file of train stands: each imports from its own room and those before it."""
 
