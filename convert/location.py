@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.checkpoint import best_of, is_run
 from bert_jax.command import MINILM
 from bert_jax.errors import UserError
+from bert_jax.run_files import best_of, is_run
 
 from .weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 

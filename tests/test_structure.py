@@ -79,6 +79,19 @@ def test_torch_stays_outside(package):
         assert not found or path.name == "torch_answers.py", path
 
 
+def test_names_of_a_run_s_files_are_written_once():
+    from bert_jax import run_files
+
+    names = {value for name, value in vars(run_files).items() if name.isupper()}
+    assert "run.json" in names
+    for package in ALLOWED:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            found = [node.value for node in tree if isinstance(node, ast.Constant) and node.value in names]
+            others = ["best"] if path == ROOT / "train" / "config.py" else []  # a value of --threshold
+            assert found == others or path.name == "run_files.py", path
+
+
 def test_library_imports_without_jax():
     code = "import sys, bert_jax.checkpoint, convert.__main__, train.data.prepare; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
