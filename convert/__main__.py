@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bert_jax import checkpoint
+from bert_jax import checkpoint, extras
 from bert_jax.command import Parser, label_names, printable, run
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
@@ -60,6 +60,7 @@ def _parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> None:
     """Read and check the source, then write `OUT` whole or not at all; with `--push-to`, upload it to the hub."""
+    extras.check("convert", "python -m convert")
     args = _parser().parse_args(argv)
     if args.push_to is not None:
         if args.to != "hf":

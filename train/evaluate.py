@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax import extras
 from bert_jax.command import PRODUCTS, Parser, printable, run
 from bert_jax.config import CLASSIFIER, SINGLE_LABEL
 from bert_jax.errors import UserError
@@ -21,6 +22,7 @@ from .config import TrainConfig
 
 def main(argv: list[str] | None = None) -> None:
     """Check everything that can be checked without JAX, then evaluate."""
+    extras.check("train", "python -m train.evaluate")
     parser = Parser(
         prog="python -m train.evaluate",
         description=__doc__,

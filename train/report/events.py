@@ -1,22 +1,14 @@
 """TensorBoard event files with the same numbers as metrics.jsonl."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import UserError
 from bert_jax.run_files import EVENTS, LOG
 
 from ..guest import as_found
-
-
-def check_installed() -> None:
-    """Raise `UserError` if tensorboardX, the extra `tensorboard`, is not installed."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise UserError("--tensorboard needs tensorboardX; install it: pip install 'bert_jax[tensorboard]'")
 
 
 class Events:

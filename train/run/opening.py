@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bert_jax import extras
 from bert_jax.errors import UserError, some
 from bert_jax.files import read_json
 from bert_jax.run_files import CHECKPOINTS, CLEARING, LOCK, RECORD, SCORES, is_finished
@@ -18,7 +19,6 @@ from ..data.prepare import Prepared, prepare
 from ..data.sources import SPLITS
 from ..metrics import ALL_METRICS
 from ..options import flag
-from ..report.events import check_installed
 
 _NAMED = 5
 """Maximum number of files that a message names."""
@@ -44,7 +44,7 @@ def open_run(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Op
     directory has a run, finished or not, with other options, another model or other data.
     """
     if config.tensorboard:
-        check_installed()
+        extras.check("tensorboard", "--tensorboard")
     before = None if config.inspect else _earlier(config)
     over = before is not None and is_finished(before)
     several = config.distributed or config.process_id  # only the first of several processes writes
