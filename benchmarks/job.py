@@ -9,8 +9,9 @@ import numpy as np
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import with_classifier
-from bert_jax.config import SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.packing import Tokens
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.tokenizer import check_max_length
 from convert import conversion, huggingface
 from train.config import TrainConfig

@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_jax.checkpoint import with_classifier
 from bert_jax.command import Parser, run
-from bert_jax.config import REGRESSION, SINGLE_LABEL
+from bert_jax.tasks import REGRESSION, SINGLE_LABEL
 from convert import conversion
 from convert.location import MINILM, locate
 from train.config import TrainConfig

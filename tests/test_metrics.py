@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from train.metrics import METRICS, best_threshold, measure
 from train.report.statistics import absent, intervals
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.processes import PATIENCE
 from train.config import TrainConfig, parse
 from train.data.rows import Row, Split

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.heads import example_losses
 from bert_jax.scores import scores_of
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from train.data.labels import class_weights, targets_of
 from train.data.rows import Data, Row, Split
 from train.metrics import better, measure

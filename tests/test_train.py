@@ -13,12 +13,13 @@ from rich.console import Console
 
 from bert_jax import checkpoint, files
 from bert_jax.checkpoint import parameter_shapes
-from bert_jax.config import SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.optimizer import adamw, clip_by_norm, fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build
 from bert_jax.predict import TextClassifier
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint, read_splits
 from train.__main__ import main as train

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from bert_jax.command import PRODUCTS, Parser, printable, run
-from bert_jax.config import CLASSIFIER, SINGLE_LABEL
+from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 from bert_jax.long_texts import LONG_TEXTS
+from bert_jax.tasks import SINGLE_LABEL
 from convert.runs import split_hashes
 
 from .config import TrainConfig

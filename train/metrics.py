@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.scores import HALF, scores_of
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 TASKS = {"single-label": SINGLE_LABEL, "multi-label": MULTI_LABEL, "regression": REGRESSION}
 """Map from the values of `--task` to those of `problem_type` in a config."""

@@ -14,8 +14,9 @@ import safetensors
 from tokenizers import processors
 
 from bert_jax import checkpoint
-from bert_jax.config import SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.packing import Tokens
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.tensors import TensorFile, read_tensors, write_tensors
 from bert_jax.tokenizer import Tokenizer
 from convert.weights import INDEX, read_weights

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.text_columns import (
     LABELS,
     PAIRS,

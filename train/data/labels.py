@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError, some
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.text_columns import did_you_mean, shown
 
 from .rows import Data, Row, Split

@@ -9,10 +9,11 @@ import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier, without_classifier
 from bert_jax.command import printable
-from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION
+from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.long_texts import Cutting
 from bert_jax.packing import Tokens
+from bert_jax.tasks import MULTI_LABEL, REGRESSION
 from bert_jax.tokenizer import Tokenizer, check_max_length
 from convert import conversion
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from bert_jax.config import MULTI_LABEL, REGRESSION
 from bert_jax.errors import some
 from bert_jax.packing import Tokens
+from bert_jax.tasks import MULTI_LABEL, REGRESSION
 
 from ..metrics import TASK_NAMES
 from .rows import Data, Row

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import SINGLE_LABEL
 from bert_jax.errors import UserError, some
 from bert_jax.tables import Record
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.text_columns import SAMPLE, text_of
 
 from ..config import TrainConfig

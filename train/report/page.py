@@ -11,9 +11,9 @@ import numpy as np
 
 from bert_jax import __version__
 from bert_jax.command import printable
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.scores import HALF, scores_of
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 from ..config import HOSTS, IN_MEMORY, TrainConfig, parse
 from ..data.rows import Split

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from bert_jax.command import printable
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import some
 from bert_jax.scores import HALF, scores_of
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 from ..metrics import METRICS, Metrics, measure
 

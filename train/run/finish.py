@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from bert_jax.config import MULTI_LABEL
 from bert_jax.files import write_json
+from bert_jax.tasks import MULTI_LABEL
 
 from ..report import outcome, page
 from ..report.console import CompileClock, Speed, closing_table

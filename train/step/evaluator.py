@@ -8,10 +8,10 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int, Shaped
 
-from bert_jax.config import SINGLE_LABEL
 from bert_jax.heads import SequenceClassifier
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
+from bert_jax.tasks import SINGLE_LABEL
 
 from ..metrics import Metrics, measure
 from .layouts import Layout
