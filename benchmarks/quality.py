@@ -17,10 +17,10 @@ from bert_jax.tasks import REGRESSION, SINGLE_LABEL
 from convert import conversion
 from convert.location import MINILM, locate
 from train.config import TrainConfig
-from train.data.labels import targets_of
 from train.data.reading import read
-from train.metrics import METRICS, measure
+from train.metrics import METRICS
 from train.step.batches import shuffled
+from train.tasks import measure, targets_of
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,6 +19,7 @@ SHAPE_CHECKED = [
     *(f"train.step.{name}" for name in ("batches", "evaluator", "gather", "train_step")),
     "train.data.token_set",
     "train.metrics",
+    "train.tasks",
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
 

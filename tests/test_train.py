@@ -26,7 +26,6 @@ from train.__main__ import main as train
 from train.config import TrainConfig, parse
 from train.data.prepare import prepare
 from train.data.token_set import TokenSet
-from train.metrics import measure
 from train.run import loop
 from train.step import network
 from train.step.batches import Batches, Counter
@@ -35,6 +34,7 @@ from train.step.gather import assemble
 from train.step.layouts import make_layout
 from train.step.shapes import Shapes, fewest_rows
 from train.step.trainer import Trainer
+from train.tasks import measure
 
 ENCODER = BertConfig(
     vocab_size=len(VOCABULARY),

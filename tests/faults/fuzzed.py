@@ -23,10 +23,10 @@ from convert.weights import INDEX, read_weights
 from tests.conftest import ROOT, VOCABULARY
 from tests.faults import mutations
 from train.config import TrainConfig
-from train.data.labels import label_ids
 from train.data.reading import read_split
-from train.data.rows import Data, Split
 from train.data.sources import find
+from train.rows import Data, Split
+from train.tasks.labels import label_ids
 
 
 class Broken(Exception):

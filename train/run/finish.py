@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from bert_jax.files import write_json
-from bert_jax.tasks import MULTI_LABEL
 
 from ..report import outcome, page
 from ..report.console import CompileClock, Speed, closing_table
@@ -54,7 +53,7 @@ def finish(
         "model": str(out / "best"),
         "report": str(out / page.NAME),
     }
-    if task == MULTI_LABEL:
+    if "threshold" in results["dev"]:
         facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
     with writing(out / page.NAME), watchdog.long():
         record["intervals"] = hosts.on_first(lambda: {name: one.intervals(task) for name, one in measured.items()})
