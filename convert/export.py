@@ -17,7 +17,7 @@ from bert_jax.tasks import TASKS
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import BERT_CLASSES, merged_settings, special_names
 
-ACTIVATIONS = {task.name: task.activation for task in TASKS.values()}
+ACTIVATIONS = {task.name: task.activation for task in TASKS.values() if task.activation is not None}
 """Activations with which CrossEncoder turns logits into scores, by task; its default is right for none."""
 
 _SIDES = {"head": "right", "tail": "left"}
@@ -65,7 +65,7 @@ def config_json(config: BertConfig, *, trained: bool) -> dict[str, Any]:
     said = _without_path(config.to_dict(), "_name_or_path") if trained else config.to_dict()
     for name in SAID:
         said.setdefault(name, "bert" if name == "model_type" else getattr(config, name))
-    if trained and config.task is not None:
+    if trained and config.task is not None and config.task.name in ACTIVATIONS:
         said.pop("sbert_ce_default_activation_function", None)
         said["sentence_transformers"] = {"activation_fn": ACTIVATIONS[config.task.name]}
     return said

@@ -105,6 +105,17 @@ def test_only_a_task_knows_that_it_is_meant(package):
             assert not places, (path, places)
 
 
+def test_every_task_is_in_every_dictionary():
+    import train.tasks
+    from bert_jax import heads, tasks
+
+    assert list(tasks.TASKS) == list(train.tasks.TASKS)
+    assert all(train.tasks.TASKS[name].task is task for name, task in tasks.TASKS.items())
+    assert set(tasks.HEADS) == set(heads.NETWORKS)
+    for task in tasks.TASKS.values():
+        assert tasks.task_of(task.architecture, task.problem_type) is task
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -56,7 +56,8 @@ class Task:
       table gets for the prediction.
     - `metrics` are measured on dev and test. By default, the first one chooses the best model.
     - `pipeline` is the pipeline of transformers for the task. `activation` is the class with which CrossEncoder turns
-      outputs into scores. `gives` and `scoring` say in a model card what the model gives, and what its outputs mean.
+      outputs into scores, or None if no CrossEncoder takes the model. `gives` and `scoring` say in a model card what
+      the model gives, and what its outputs mean.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Task:
     columns: Callable[["Prediction"], dict[str, Any]]
     metrics: tuple[Metric, ...]
     pipeline: str
-    activation: str
+    activation: str | None
     gives: str
     scoring: str
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax import tasks
 from bert_jax.checkpoint import Checkpoint, with_classifier, without_classifier
 from bert_jax.command import printable
 from bert_jax.errors import UserError
@@ -152,7 +151,7 @@ def _task(config: TrainConfig, start: Checkpoint) -> str | None:
     Raises `UserError` if `--task` and the model contradict each other.
     """
     own = start.config.task
-    asked = next((task for task in tasks.TASKS.values() if task.option == config.task), own)
+    asked = next((one.task for one in TASKS.values() if one.task.option == config.task), own)
     if own is not None and asked != own:
         raise UserError(
             f"--task is {config.task} but {config.model} is a classifier of {own.name}; "

@@ -32,7 +32,11 @@ def suggested(sample: Sequence[dict[str, Any]], columns: Sequence[str]) -> bool:
 
 
 def targets(data: Data, names: Sequence[str]) -> Targets:
-    """Return the names of the labels, and which labels each row has."""
+    """Return the names of the labels, and which labels each row has.
+
+    Raises `UserError` as `as_named`, `vector_length` and `label_ids` do, as `check_classes` does if the data define the
+    labels, and for `names` that do not fit lists of zeros and ones.
+    """
     data = as_named(data, names)
     if width := vector_length(data):
         names = tuple(names) or data.names or tuple(map(str, range(width)))

@@ -29,7 +29,7 @@ def suggested(sample: Sequence[dict[str, Any]], columns: Sequence[str]) -> bool:
 
 
 def label(name: str, value: Any, separator: str) -> float:
-    """Return the number of a row."""
+    """Return the number of a row. Raises `ValueError` for a value that is no number of float32's range."""
     try:
         number = math.nan if isinstance(value, bool | None) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -40,7 +40,7 @@ def label(name: str, value: Any, separator: str) -> float:
 
 
 def targets(data: Data, names: Sequence[str]) -> Targets:
-    """Return the name of the number, and the numbers of each split."""
+    """Return the name of the number, and the numbers of each split. Raises `UserError` for more than one name."""
     if len(names) > 1:
         raise UserError(f"a regression has one number, named {', '.join(names)} here; name one, or none")
     found = {name: np.array([[row.label] for row in split.rows], np.float32) for name, split in data.splits.items()}

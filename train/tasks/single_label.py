@@ -33,14 +33,17 @@ _ALL_DIFFERENT = 10
 
 
 def label(name: str, value: Any, separator: str) -> int | str:
-    """Return the class of a row, an integer or a name."""
+    """Return the class of a row, an integer or a name. Raises `ValueError` for a value that names no class."""
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
         raise ValueError(f"{name} is {value}, expected an integer or a name (of numbers, pass --task regression)")
     return class_of(name, value)
 
 
 def targets(data: Data, names: Sequence[str]) -> Targets:
-    """Return the names of the classes, and the class ids of each split."""
+    """Return the names of the classes, and the class ids of each split.
+
+    Raises `UserError` as `as_named` and `label_ids` do, and as `check_classes` does if the data define the classes.
+    """
     found, ids = label_ids(as_named(data, names), names, check_classes)
     return found, {split: np.array(one, np.int32) for split, one in ids.items()}
 
