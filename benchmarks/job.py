@@ -9,13 +9,14 @@ import numpy as np
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import with_classifier
-from bert_jax.config import SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.packing import Tokens
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.tokenizer import check_max_length
 from convert import conversion, huggingface
 from train.config import TrainConfig
-from train.data.labels import label_ids
 from train.data.reading import read
+from train.tasks import targets_of
 
 from .figures import encoder_parameters
 from .workload import Job
@@ -31,7 +32,8 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
     splits = found.splits
     source = conversion.read(model)
     check_max_length(settings["max_length"], source.checkpoint.config)
-    names, labels = label_ids(found, source.checkpoint.config.labels)
+    names, targets = targets_of(found, source.checkpoint.config.labels)
+    labels = {name: ids.tolist() for name, ids in targets.items()}
     start, _ = with_classifier(source.checkpoint, names, settings["seed"])
     for name, layout in (("native", checkpoint), ("hf", huggingface)):
         (directory / name).mkdir(parents=True)

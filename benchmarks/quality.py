@@ -13,15 +13,15 @@ import numpy as np
 
 from bert_jax.checkpoint import with_classifier
 from bert_jax.command import MINILM, Parser, run
-from bert_jax.config import REGRESSION, SINGLE_LABEL
 from bert_jax.run_files import LOG
+from bert_jax.tasks import REGRESSION, SINGLE_LABEL
 from convert import conversion
 from convert.location import locate
 from train.config import TrainConfig
-from train.data.labels import targets_of
 from train.data.reading import read
-from train.metrics import METRICS, measure
+from train.metrics import METRICS
 from train.step.batches import shuffled
+from train.tasks import measure, targets_of
 
 
 def main(argv: list[str] | None = None) -> None:

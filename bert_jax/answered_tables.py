@@ -13,6 +13,7 @@ from bert_jax import extras
 from bert_jax.errors import UserError
 from bert_jax.files import new_path
 from bert_jax.tables import kind, numbered_by, records
+from bert_jax.tasks import TASKS
 from bert_jax.text_columns import SAMPLE, find_texts, text_of
 
 if TYPE_CHECKING:
@@ -98,24 +99,13 @@ def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> di
 
     Raises `UserError` if the row already has a column of such a name.
     """
-    said = prediction.to_dict(logits=logits)
-    ours: dict[str, Any] = {}
-    if "labels" in said:
-        parted = any("," in name for name in prediction.scores)  # a label with a comma could not be read back
-        ours["predicted_labels"] = (
-            json.dumps(said["labels"], ensure_ascii=False) if parted else ", ".join(said["labels"])
-        )
-    if "label" in said:
-        ours["predicted_label"] = said["label"]
-    if "score" in said:
-        ours["predicted_score"] = said["score"]
-    ours |= {f"score_{name}": score for name, score in said.get("scores", {}).items()}
+    columns = TASKS[prediction.task].columns(prediction)
     if logits:
-        ours |= {f"logit_{name}": value for name, value in zip(prediction.scores, said["logits"], strict=True)}
-    ours["truncated"] = prediction.truncated
-    if twice := sorted(set(row) & set(ours)):
+        columns |= {f"logit_{name}": value for name, value in zip(prediction.scores, prediction.logits, strict=True)}
+    columns["truncated"] = prediction.truncated
+    if twice := sorted(set(row) & set(columns)):
         raise UserError(f"the input has a column {twice[0]} already; rename it, or choose a jsonl output")
-    return row | ours
+    return row | columns
 
 
 def writing(path: Path, source: Path, *, overwrite: bool) -> AbstractContextManager[Writer]:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_jax import tokenizer as tokenizers
-from bert_jax.config import CLASSIFIER, ENCODER, SINGLE_LABEL, BertConfig
+from bert_jax.config import ENCODER, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import decode, parse_json, read_bytes, write_json
 from bert_jax.misplaced import check_config_lies_in
 from bert_jax.run_files import best_of, is_run
+from bert_jax.tasks import DEFAULT, TASKS
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
         norm(f"{layer}.output_norm")
     if config.add_pooling_layer:
         dense("pooler", size, size)
-    if config.architecture == CLASSIFIER:
-        dense("classifier", size, len(config.labels))
+    if config.head is not None:
+        shapes |= config.head.shapes(config)
     return shapes
 
 
@@ -221,19 +222,22 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def with_classifier(
-    start: Checkpoint, labels: tuple[str, ...], seed: int, task: str = SINGLE_LABEL
+    start: Checkpoint, labels: tuple[str, ...], seed: int, task: str = DEFAULT
 ) -> tuple[Checkpoint, list[str]]:
-    """Return the checkpoint as a classifier with these labels for a task, and the names of its new parameters.
+    """Return the checkpoint with the head of a task for these labels, and the names of its new parameters.
+
+    `task` is the name of a task.
 
     New kernels are drawn from normal(0, initializer_range) with the seed; new biases are 0. The classifier keeps the
     tokenizer's files. It drops sentence-transformers' files, as they describe an embedding model.
     """
+    head, problem_type = TASKS[task].head, TASKS[task].problem_type
     config = start.config.replace(
-        architecture=CLASSIFIER,
+        architecture=head.architecture,
         labels=labels,
-        add_pooling_layer=True,
-        problem_type=task,
-        source={**start.config.source, "problem_type": task} if start.config.source else {},
+        add_pooling_layer=head.pooled or start.config.add_pooling_layer,
+        problem_type=problem_type,
+        source={**start.config.source, "problem_type": problem_type} if start.config.source else {},
     )
     generator = np.random.default_rng(seed)
     tensors, new = dict(start.tensors), []
@@ -262,7 +266,7 @@ def read_classifier(directory: Path | str) -> tuple[Checkpoint, tokenizers.Token
     """
     checkpoint = read(directory, hashed=False)
     config = checkpoint.config
-    if config.architecture != CLASSIFIER:
+    if config.task is None:
         raise UserError(f"{directory}: has no classifier yet; fine-tune it: python -m train --model {directory}")
     tokenizer = tokenizers.Tokenizer.of(checkpoint.files, Path(directory))
     tokenizer.check_fits(config, directory)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.tasks import HEADS, TASKS, Head, Task, sequence, task_of
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 """Supported values of `hidden_act`; `gelu` is the exact erf form."""
@@ -24,14 +25,13 @@ On a CPU all three are float32. `highest` is float32 on every device; `high` is 
 on a TPU; `default` is the fastest: TF32 on a GPU and one bfloat16 pass on a TPU.
 """
 
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
-"""What the logits of a classifier mean: one class of C, each label independently, or a number."""
+PROBLEM_TYPES = tuple(task.problem_type for task in TASKS.values() if task.problem_type is not None)
+"""What the outputs of a head mean, where an architecture has more than one task."""
 
-CLASSIFIER = "BertForSequenceClassification"
+CLASSIFIER = sequence.HEAD.architecture
 ENCODER = "BertModel"
-ARCHITECTURES = (CLASSIFIER, ENCODER)
-"""Supported architectures: an encoder with a sequence classifier, or an encoder alone."""
+ARCHITECTURES = (*HEADS, ENCODER)
+"""Supported architectures: an encoder with a head, or an encoder alone."""
 
 # A size of 2^31 or more cannot be indexed with the int32 that JAX uses.
 _SIZE_LIMIT = 2**31
@@ -138,24 +138,41 @@ class BertConfig:
             "label names as strings of whole characters",
         )
         _require(len(set(self.labels)) == len(self.labels), "id2label", self.labels, "label names that differ")
-        if self.architecture == CLASSIFIER:
-            _require(len(self.labels) >= 1, "id2label", self.labels, f"at least one label for a {CLASSIFIER}")
-            _require(self.add_pooling_layer, "add_pooling_layer", False, f"true for a {CLASSIFIER}")
-            _require(
-                self.problem_type != SINGLE_LABEL or len(self.labels) > 1,  # else all texts have one class
-                "problem_type",
-                self.problem_type,
-                f"{REGRESSION} or {MULTI_LABEL}, as there is one label",
-            )
-            if self.problem_type is None:
-                object.__setattr__(self, "problem_type", self._supposed)
+        if self.head is not None:
+            self._check_head(self.head)
+
+    def _check_head(self, head: Head) -> None:
+        """Check what a head needs of the config, and fill in the problem type that transformers supposes."""
+        name, count = head.architecture, len(self.labels)
+        _require(count >= 1 or not head.labelled, "id2label", self.labels, f"at least one label for a {name}")
+        _require(self.add_pooling_layer or not head.pooled, "add_pooling_layer", False, f"true for a {name}")
+        if self.task is not None and count < self.task.fewest_labels:
+            others = [other for other in self._tasks if count >= other.fewest_labels]
+            others.sort(key=lambda other: not other.supposed(count))
+            expected = f"{' or '.join(str(other.problem_type) for other in others)}, as there is one label"
+            _require(False, "problem_type", self.problem_type, expected)
+        if self.problem_type is None:
+            object.__setattr__(self, "problem_type", self._supposed)
+
+    @property
+    def head(self) -> Head | None:
+        """The layers on top of the encoder, or None for an encoder alone."""
+        return HEADS.get(self.architecture)
+
+    @property
+    def task(self) -> Task | None:
+        """What the outputs of the head mean, or None for an encoder alone."""
+        return task_of(self.architecture, self.problem_type)
+
+    @property
+    def _tasks(self) -> list[Task]:
+        """The tasks that this architecture can have."""
+        return [task for task in TASKS.values() if task.architecture == self.architecture]
 
     @property
     def _supposed(self) -> str | None:
-        """Problem type of a classifier whose config gives none; None for an encoder alone."""
-        if self.architecture != CLASSIFIER:
-            return None
-        return REGRESSION if len(self.labels) == 1 else SINGLE_LABEL
+        """Problem type that transformers supposes if a config gives none; None for an encoder alone."""
+        return next((task.problem_type for task in self._tasks if task.supposed(len(self.labels))), None)
 
     @property
     def head_size(self) -> int:
@@ -245,7 +262,7 @@ def _architecture(data: Mapping[str, Any]) -> str:
     good = isinstance(names, list) and len(names) == 1 and names[0] in known
     way = "; of other heads, python -m convert --encoder-only takes the encoder"
     _require(good, "architectures", names, _one_of([[name] for name in known]) + way)
-    return CLASSIFIER if names[0] == CLASSIFIER else ENCODER
+    return names[0] if names[0] in HEADS else ENCODER
 
 
 def _labels(data: Mapping[str, Any], architecture: str) -> tuple[str, ...]:
@@ -259,9 +276,10 @@ def _labels(data: Mapping[str, Any], architecture: str) -> tuple[str, ...]:
     names = tuple(table[str(i)] for i in range(len(table)))
     # If num_labels differs, transformers uses it and drops the names.
     _require(count is None or count == len(names), "num_labels", count, f"{len(names)}, the labels in id2label")
-    # transformers gives every model the names LABEL_0, LABEL_1; for an encoder these names mean nothing.
+    # transformers gives every model the names LABEL_0, LABEL_1; where outputs have no names, these mean nothing.
     placeholders = tuple(f"LABEL_{i}" for i in range(len(names)))
-    return () if architecture == ENCODER and names == placeholders else names
+    is_labelled = architecture in HEADS and HEADS[architecture].labelled
+    return () if not is_labelled and names == placeholders else names
 
 
 def _is_int(value: Any) -> bool:

@@ -1,19 +1,18 @@
-"""Task heads on top of the model, and their losses."""
+"""Heads on top of the model, and the losses of their tasks."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 from numpy import ndarray
 
 from bert_jax.attention import linear
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout, seeds
 from bert_jax.model import Model
 from bert_jax.packing import Rows
+from bert_jax.tasks import DEFAULT, TASKS, sequence
 
 
 class SequenceClassifier(nnx.Module):
@@ -48,37 +47,24 @@ class SequenceClassifier(nnx.Module):
         return self.classifier(dropout(pooled, self.rate, None if words is None else words[0])).astype(jnp.float32)
 
 
+NETWORKS = {sequence.HEAD.architecture: SequenceClassifier}
+"""The networks with a head, by architecture."""
+
+
 def example_losses(
     logits: Float[Array, "N C"],
     targets: Shaped[Array | ndarray, "N ..."],
-    task: str = SINGLE_LABEL,
+    task: str = DEFAULT,
     *,
     smoothing: float = 0.0,
     class_weights: Float[ndarray, " C"] | None = None,
 ) -> Float[Array, " N"]:
-    """Return the loss of each example for `task`, a `problem_type`.
+    """Return the loss of each example for `task`, the name of a task (`bert_jax.tasks.Task.loss`).
 
-    Single-label: targets are N class ids, and the loss is the negative log-likelihood in nats.
-    Multi-label: targets are N x C numbers, 0 or 1, and the loss is the mean of C binary negative log-likelihoods.
-    Regression: targets are N x C numbers, and the loss is the mean squared error.
-
-    `smoothing` spreads this share of a target over all classes (single-label) or over both answers (multi-label).
-    `class_weights` multiply the loss term of each class (single-label) or the positive term of each label
-    (multi-label). Losses are not divided by the sum of the weights, so the loss of an example does not depend on how
-    examples are divided into batches and shards. Regression uses neither option.
-    Source: torch's cross_entropy (label_smoothing, weight), binary_cross_entropy_with_logits (pos_weight) and mse_loss.
+    The task says what targets are, and what `smoothing` and `class_weights` do. Losses are not divided by the sum of
+    the weights, so the loss of an example does not depend on how examples are divided into batches and shards.
     """
-    weights = np.ones(logits.shape[1], np.float32) if class_weights is None else class_weights
-    targets = jnp.asarray(targets)
-    if task == SINGLE_LABEL:
-        losses = -jax.nn.log_softmax(logits) * weights
-        chosen = jnp.take_along_axis(losses, targets[:, None], axis=1)[:, 0]
-        return chosen if not smoothing else (1 - smoothing) * chosen + smoothing * losses.mean(axis=1)
-    if task == MULTI_LABEL:
-        held = targets * (1 - smoothing) + smoothing / 2
-        return jnp.mean(weights * held * jax.nn.softplus(-logits) + (1 - held) * jax.nn.softplus(logits), axis=1)
-    assert task == REGRESSION, task
-    return jnp.mean((logits - targets) ** 2, axis=1)
+    return TASKS[task].loss(logits, jnp.asarray(targets), smoothing=smoothing, class_weights=class_weights)
 
 
 def cross_entropy(

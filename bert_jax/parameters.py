@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.command import PRODUCTS, check_choice
-from bert_jax.config import CLASSIFIER, BertConfig
-from bert_jax.heads import SequenceClassifier
+from bert_jax.config import BertConfig
+from bert_jax.heads import NETWORKS, SequenceClassifier
 from bert_jax.model import Model
 
 M = TypeVar("M", bound=nnx.Module)
@@ -36,9 +36,8 @@ def build(
     `settings` are keyword arguments of the model (`precision`, `attention`, `remat`, `frozen`). Raises `KeyError` for
     a parameter that is not in `tensors`, and `UserError` for an unknown dtype or precision.
     """
-    if config.architecture == CLASSIFIER:
-        return build_classifier(config, tensors, dtype, **settings)
-    return _filled(lambda: Model(config, dtype=_known(dtype), rngs=_NoKeys(), **settings), tensors)
+    network = NETWORKS.get(config.architecture, Model)
+    return _filled(lambda: network(config, dtype=_known(dtype), rngs=_NoKeys(), **settings), tensors)
 
 
 def build_classifier(

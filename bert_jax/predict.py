@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import check_choice
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
 from bert_jax.long_texts import LONG_TEXTS, Cutting
 from bert_jax.packing import Rows, Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
-from bert_jax.scores import scores_of, threshold_of
+from bert_jax.scores import threshold_of
+from bert_jax.tasks import DEFAULT, TASKS
 from bert_jax.texts import check_list, checked, whole_number
 from bert_jax.tokenizer import Tokenizer, check_max_length
 
@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
     `label` is the most likely label, and `score` is its probability. `labels` are all predicted labels: in multi-label
     classification those whose probability reaches the model's threshold, otherwise `label` alone. In regression,
     `score` is the predicted number, and `label` is the number's name; of several numbers they are the first's, and
-    `scores` has all.
+    `scores` has all. `task` is the name of the task.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Prediction(NamedTuple):
     truncated: bool
     pair: str | None = None
     labels: tuple[str, ...] = ()
-    task: str = SINGLE_LABEL
+    task: str = DEFAULT
 
     def to_dict(self, *, logits: bool = False) -> dict[str, Any]:
         """Return the JSON object for this prediction.
@@ -61,12 +61,7 @@ class Prediction(NamedTuple):
         out: dict[str, Any] = {"text": self.text}
         if self.pair is not None:
             out["pair"] = self.pair
-        if self.task == MULTI_LABEL:
-            out |= {"labels": list(self.labels), "scores": self.scores}
-        elif self.task == REGRESSION:
-            out |= {"score": self.score} if len(self.scores) == 1 else {"scores": self.scores}
-        else:
-            out |= {"label": self.label, "score": self.score, "scores": self.scores}
+        out |= TASKS[self.task].answer(self)
         if logits:
             out["logits"] = self.logits
         if self.truncated:
@@ -85,7 +80,9 @@ class TextClassifier:
     def __init__(
         self, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: Any = "float32", precision: str = "highest"
     ):
-        self.config, self.tokenizer = checkpoint.config, tokenizer
+        task = checkpoint.config.task
+        assert task is not None  # `read_classifier` refuses an encoder alone
+        self.config, self.tokenizer, self.task = checkpoint.config, tokenizer, task
         self.cutting, self.threshold = cutting_of(checkpoint, tokenizer), threshold_of(checkpoint.metadata)
         model = build_classifier(checkpoint.config, checkpoint.tensors, dtype, precision=precision)
         graphdef, params = nnx.split(model)
@@ -199,25 +196,24 @@ class TextClassifier:
         )
 
     def _predictions(self, window: "_Window") -> Iterator[Prediction]:
-        names, task = self.config.labels, self.config.problem_type or SINGLE_LABEL
+        names, task = self.config.labels, self.task
         logits = pooled(window.logits, window.owners)
         truncated = np.zeros(len(logits), bool)
         truncated[window.owners[window.truncated]] = True
-        scores = scores_of(logits.astype(np.float64), task)
-        best = (np.zeros(len(scores), int) if task == REGRESSION else scores.argmax(1)).tolist()
-        columns = window.inputs, best, scores.tolist(), logits.tolist(), truncated.tolist()
-        for (text, *pair), top, values, row, was_cut in zip(*columns, strict=True):
-            held = [i for i, value in enumerate(values) if value >= self.threshold] if task == MULTI_LABEL else [top]
+        scores = task.scores(logits.astype(np.float64))
+        labels = task.best(scores), task.predicted(scores, self.threshold)
+        columns = window.inputs, *labels, scores.tolist(), logits.tolist(), truncated.tolist()
+        for (text, *pair), best, predicted, values, row, was_cut in zip(*columns, strict=True):
             yield Prediction(
                 text,
-                names[top],
-                values[top],
+                names[best],
+                values[best],
                 dict(zip(names, values, strict=True)),
                 row,
                 was_cut,
                 pair[0] if pair else None,
-                tuple(names[i] for i in held),
-                task,
+                tuple(names[i] for i in predicted),
+                task.name,
             )
 
 

@@ -5,26 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from bert_jax.config import MULTI_LABEL, REGRESSION
 from bert_jax.errors import UserError
+from bert_jax.tasks import TASKS
 
 HALF = 0.5
 """The default threshold: the probability from which a label is predicted, if the checkpoint gives no threshold."""
 
 
 def scores_of(logits: Float[np.ndarray, "N C"], task: str) -> Float[np.ndarray, "N C"]:
-    """Return the scores of logits for `task`, a `problem_type`.
-
-    Single-label scores are probabilities that sum to 1 (softmax). Multi-label scores are an independent probability
-    for each label (sigmoid). Regression scores are the logits themselves.
-    """
-    if task == REGRESSION:
-        return logits
-    if task == MULTI_LABEL:
-        grown = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1, grown) / (1 + grown)
-    grown = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return grown / grown.sum(axis=1, keepdims=True)
+    """Return the scores of logits for `task`, the name of a task (`bert_jax.tasks.Task.scores`)."""
+    return TASKS[task].scores(logits)
 
 
 def threshold_of(metadata: Mapping[str, str]) -> float:

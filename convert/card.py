@@ -15,9 +15,9 @@ from typing import Any
 from bert_jax import __version__
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import printable
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.run_files import SCORES
+from bert_jax.tasks import Task
 
 from . import scores
 from .markdown import code, table
@@ -33,12 +33,6 @@ RECIPE = (
     "learning_rate warmup weight_decay clip_norm layer_decay freeze_embeddings freeze_layers metric patience dtype seed"
 ).split()
 
-_KINDS = {
-    SINGLE_LABEL: ("one of these classes", "softmax gives the classes' probabilities, which sum to 1"),
-    MULTI_LABEL: ("any number of these labels", "sigmoid gives the probability of each label by itself"),
-    REGRESSION: ("a number", "the output is the number itself"),
-}
-
 
 def make(run: Run, model: Checkpoint, name: str) -> str:
     """Return the card of a run's best model as Markdown; `name` is a hub id, or the name of a directory.
@@ -46,19 +40,21 @@ def make(run: Run, model: Checkpoint, name: str) -> str:
     Raises `UserError` if run.json is not as a run writes it.
     """
     try:
-        return f"---\n{_front_matter(run.record, name)}\n---\n\n{_body(run.record, model, name)}"
+        if (task := model.config.task) is None:
+            raise ValueError("the model is an encoder alone")
+        return f"---\n{_front_matter(run.record, task, name)}\n---\n\n{_body(run.record, model, task, name)}"
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{run.path}: not as a run writes it ({error!r}); restore it, or convert best/ alone") from None
 
 
-def _front_matter(record: Mapping[str, Any], name: str) -> str:
+def _front_matter(record: Mapping[str, Any], task: Task, name: str) -> str:
     """Return the front matter as YAML, written by the hub's own library."""
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset, revision = _dataset_id(record), record["config"].get("data_revision")
     results = [
         EvalResult(
-            task_type="text-classification",
+            task_type=task.pipeline,
             dataset_type=dataset or "custom",
             dataset_name=_data_name(record),
             dataset_split=split,
@@ -73,8 +69,8 @@ def _front_matter(record: Mapping[str, Any], name: str) -> str:
     ]
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-classification",
-        tags=["bert", "text-classification", "bert_jax"],
+        pipeline_tag=task.pipeline,
+        tags=["bert", task.pipeline, "bert_jax"],
         base_model=_base(record),
         datasets=[dataset] if dataset else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
@@ -84,12 +80,11 @@ def _front_matter(record: Mapping[str, Any], name: str) -> str:
     return data.to_yaml()
 
 
-def _body(record: Mapping[str, Any], model: Checkpoint, name: str) -> str:
-    config, options = model.config, record["config"]
-    kind, activation = _KINDS[config.problem_type or SINGLE_LABEL]
+def _body(record: Mapping[str, Any], model: Checkpoint, task: Task, name: str) -> str:
+    config, options, scoring = model.config, record["config"], task.scoring
     base, best = _base(record), record.get(SCORES, {})
     if "threshold" in best.get("dev", {}):
-        activation += f"; those labels hold whose probability is at least {best['dev']['threshold']:g}"
+        scoring += f"; those labels hold whose probability is at least {best['dev']['threshold']:g}"
     revision = record["source"].get("source_revision")
     start = f"[{code(base)}](https://huggingface.co/{base})" if base else code(Path(options["model"]).name)
     start += f" at {code(revision)}" if base and revision else ""
@@ -97,9 +92,9 @@ def _body(record: Mapping[str, Any], model: Checkpoint, name: str) -> str:
     longer = "longer ones were read in windows, where a pipeline cuts them" if windows else "what was longer was cut"
     sections = [
         f"# {code(name)}",
-        f"A BERT that reads a text, or a pair of texts, and gives {kind}: {start} fine-tuned on "
+        f"A BERT that reads a text, or a pair of texts, and gives {task.gives}: {start} fine-tuned on "
         f"{code(_data_name(record))}. It has {config.num_hidden_layers} layers, is {config.hidden_size} wide and takes "
-        f"{config.max_position_embeddings} tokens. Of its logits, {activation}.",
+        f"{config.max_position_embeddings} tokens. Of its logits, {scoring}.",
         "## Labels",
         table(("id", "label"), [(str(i), code(label)) for i, label in enumerate(config.labels)]),
         "## Scores",
@@ -111,7 +106,7 @@ def _body(record: Mapping[str, Any], model: Checkpoint, name: str) -> str:
         "## Recipe",
         _recipe(options),
         "## Use",
-        _use(printable(name)),
+        _use(task, printable(name)),
         "## How it was made",
         _provenance(record),
         "## Limits",
@@ -130,13 +125,13 @@ def _recipe(options: Mapping[str, Any]) -> str:
     return table(("option", "value"), rows)
 
 
-def _use(name: str) -> str:
+def _use(task: Task, name: str) -> str:
     return f"""With transformers:
 
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", model={json.dumps(name, ensure_ascii=False)})
+classify = pipeline("{task.pipeline}", model={json.dumps(name, ensure_ascii=False)})
 classify("a text", top_k=None, truncation=True)
 ```
 

@@ -10,7 +10,7 @@ import numpy as np
 from bert_jax import __version__, checkpoint
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import printable
-from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.tensors import read_metadata
 from bert_jax.tokenizer import Tokenizer
@@ -125,7 +125,7 @@ def to_train(found: Checkpoint) -> list[str]:
 
 
 def _relabelled(config: BertConfig, labels: tuple[str, ...], source: str) -> BertConfig:
-    if config.architecture == CLASSIFIER and len(labels) != len(config.labels):
+    if config.task is not None and len(labels) != len(config.labels):
         raise UserError(
             f"{source}: the classifier has {len(config.labels)} labels ({', '.join(config.labels)}), "
             f"--labels names {len(labels)}"

@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.checkpoint import Checkpoint
-from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
+from bert_jax.tasks import TASKS
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import BERT_CLASSES, merged_settings, special_names
 
-ACTIVATIONS = {
-    # nn.Softmax() without an axis warns at every use; SoftmaxTransform uses the last axis.
-    SINGLE_LABEL: "torch.distributions.transforms.SoftmaxTransform",
-    MULTI_LABEL: "torch.nn.modules.activation.Sigmoid",
-    REGRESSION: "torch.nn.modules.linear.Identity",
-}
-"""Activations with which CrossEncoder turns logits into scores, by `problem_type`; its default is right for none."""
+ACTIVATIONS = {task.name: task.activation for task in TASKS.values() if task.activation is not None}
+"""Activations with which CrossEncoder turns logits into scores, by task; its default is right for none."""
 
 _SIDES = {"head": "right", "tail": "left"}
 """Values of `truncation_side` with which transformers truncates long texts as training did, by `long_texts`."""
@@ -69,9 +65,9 @@ def config_json(config: BertConfig, *, trained: bool) -> dict[str, Any]:
     said = _without_path(config.to_dict(), "_name_or_path") if trained else config.to_dict()
     for name in SAID:
         said.setdefault(name, "bert" if name == "model_type" else getattr(config, name))
-    if trained and config.architecture == CLASSIFIER and config.problem_type:
+    if trained and config.task is not None and config.task.name in ACTIVATIONS:
         said.pop("sbert_ce_default_activation_function", None)
-        said["sentence_transformers"] = {"activation_fn": ACTIVATIONS[config.problem_type]}
+        said["sentence_transformers"] = {"activation_fn": ACTIVATIONS[config.task.name]}
     return said
 
 

@@ -69,7 +69,7 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
 
     config, config_sha256 = read_config(directory / "config.json", reading)
     table = rows(config)
-    if config.architecture != CLASSIFIER and not with_pooler:
+    if not with_pooler and not (config.head is not None and config.head.pooled):
         config = config.replace(add_pooling_layer=False)
     left_out = _ignored(directory, tensors, table, ignore)
     if encoder_only:
@@ -118,15 +118,15 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
 def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the `config.json` and the tensors of a native checkpoint, in transformers' names and layouts.
 
-    A classifier becomes a `BertForSequenceClassification`, whose encoder has names with the prefix `bert.`. An encoder
-    becomes a `BertModel`, without the prefix.
+    A classifier becomes a `BertForSequenceClassification`, whose encoder has names with the prefix `bert.`, as in all
+    models with a head. An encoder becomes a `BertModel`, without the prefix.
     """
     config = checkpoint.config
-    prefix = "bert." if config.architecture == CLASSIFIER else ""
+    prefix = "" if config.head is None else "bert."
     tensors = {}
     for row in rows(config).values():
         if row.native in checkpoint.tensors:
-            name = row.foreign if row.foreign.startswith("classifier.") else prefix + row.foreign
+            name = row.foreign if row.foreign.startswith(HEADS) else prefix + row.foreign
             tensors[name] = row.layout.from_native(checkpoint.tensors[row.native])
     if kind := checkpoint.metadata.get("position_ids"):
         tensors[prefix + POSITION_IDS] = np.arange(config.max_position_embeddings, dtype=kind)[None]

@@ -15,7 +15,6 @@ from pathlib import Path
 from bert_jax import extras
 from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.command import PRODUCTS, Parser, run
-from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.files import new_directory, replacing
 from bert_jax.tokenizer import check_max_length
@@ -92,7 +91,7 @@ def with_probe(checkpoint: Checkpoint) -> Checkpoint:
     A checkpoint without a pooler is returned as it is, and has no logits.
     """
     config = checkpoint.config
-    if config.architecture == CLASSIFIER or not config.add_pooling_layer:
+    if config.task is not None or not config.add_pooling_layer:
         return checkpoint
     return with_classifier(checkpoint, PROBE_LABELS, seed=0)[0]
 

@@ -3,20 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bert_jax.tasks import TASKS
+
 from .markdown import code, table
 
-METRICS = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "macro_f1": ("f1", "Macro F1"),
-    "micro_f1": ("f1", "Micro F1"),
-    "mcc": ("matthews_correlation", "Matthews correlation"),
-    "map": ("mean_average_precision", "Mean average precision"),
-    "exact_match": ("exact_match", "Exact match"),
-    "spearman": ("spearmanr", "Spearman correlation"),
-    "pearson": ("pearsonr", "Pearson correlation"),
-    "mse": ("mse", "Mean squared error"),
-    "loss": ("loss", "Loss"),
-}
+METRICS = {metric.name: (metric.hub, metric.title) for task in TASKS.values() for metric in task.metrics}
 """Names of a run's metrics: the name in run.json, and the names on the hub and in the card."""
 
 

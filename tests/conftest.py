@@ -15,10 +15,11 @@ SHAPE_CHECKED = [
         f"bert_jax.{name}"
         for name in ("activations", "attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")
     ),
-    *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict", "scores")),
+    *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict", "scores", "tasks")),
     *(f"train.step.{name}" for name in ("batches", "evaluator", "gather", "train_step")),
     "train.data.token_set",
     "train.metrics",
+    "train.tasks",
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
 

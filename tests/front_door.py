@@ -16,11 +16,11 @@ import pandas
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.tasks import MULTI_LABEL, SINGLE_LABEL
 from train.config import TrainConfig
-from train.data.labels import targets_of
 from train.data.reading import read
+from train.tasks import targets_of
 
 WORDS = (
     "good",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bert_jax.command import MINILM
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from convert import card, scores
 from convert.__main__ import main
 from convert.markdown import code, table

@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from train.config import TrainConfig
 from train.data.reading import read
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bert_jax import checkpoint
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.predict import TextClassifier
 from bert_jax.scores import threshold_of
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.conftest import ROOT, write_random
 from tests.test_recipe import CONFIG
 from train import fine_tune

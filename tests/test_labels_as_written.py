@@ -7,12 +7,12 @@ import pandas
 import pyarrow.parquet
 import pytest
 
-from bert_jax.config import MULTI_LABEL, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.tables import label_names
+from bert_jax.tasks import MULTI_LABEL, SINGLE_LABEL
 from train.config import TrainConfig
-from train.data.labels import by_number, targets_of
 from train.data.reading import read
+from train.tasks import by_number, targets_of
 
 
 def understood(labels, task=None, names=(), **options):

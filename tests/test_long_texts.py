@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_jax import checkpoint, files
-from bert_jax.config import ENCODER, REGRESSION
+from bert_jax.config import ENCODER
 from bert_jax.errors import UserError
 from bert_jax.logits import pooled
 from bert_jax.long_texts import LONG_TEXTS, Cutting
 from bert_jax.predict import TextClassifier
+from bert_jax.tasks import REGRESSION
 from bert_jax.tokenizer import Tokenizer
 from tests.conftest import PRIMES, VOCABULARY, random_checkpoint, write_random
 from train.config import TrainConfig

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from train.metrics import METRICS, best_threshold, measure
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from train.metrics import METRICS
 from train.report.statistics import absent, intervals
+from train.tasks import measure
+from train.tasks.multi_label import best_threshold
 
 CLASSES = 5
 

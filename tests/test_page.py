@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.processes import PATIENCE
 from train.config import TrainConfig, parse
-from train.data.rows import Row, Split
-from train.metrics import measure
 from train.report import page
 from train.report.page import Measured, Subject
 from train.report.statistics import calibration, intervals, worst
+from train.rows import Row, Split
+from train.tasks import measure
 
 BAD = "<script>alert(1)</script> </svg> $x_ & مرحبا \U0001f600"
 BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")), None)

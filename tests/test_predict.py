@@ -12,10 +12,10 @@ import pytest
 import bert_jax
 from bert_jax import checkpoint, files
 from bert_jax.__main__ import main
-from bert_jax.config import REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.long_texts import Cutting
 from bert_jax.predict import TextClassifier
+from bert_jax.tasks import REGRESSION
 from tests.conftest import PRIMES, ROOT
 
 TEXTS = ["a good film", "", "not a very good film", "bad " * 60, "bad", "the the\x00the", "一 film 😀"]

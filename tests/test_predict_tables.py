@@ -164,8 +164,8 @@ def test_a_parquet_file_comes_back_with_its_types(label, tmp_path):
 
 def test_labels_with_commas_are_told_apart(tmp_path):
     from bert_jax.answered_tables import answer
-    from bert_jax.config import MULTI_LABEL
     from bert_jax.predict import Prediction
+    from bert_jax.tasks import MULTI_LABEL
 
     for names, cell in ((("a", "b", "c"), "a, b"), (("a, b", "c", "d"), '["a, b", "c"]')):
         scores = dict.fromkeys(names, 0.5)

@@ -5,9 +5,9 @@ import pytest
 
 from bert_jax.packing import Tokens
 from train.config import TrainConfig
-from train.data.labels import targets_of
 from train.data.preview import Lengths, preview
 from train.data.reading import read
+from train.tasks import targets_of
 
 TEXTS = [f"number {i} of the texts" for i in range(200)]
 

@@ -168,7 +168,7 @@ def test_the_metric_decides_what_is_best(run):
 def dev_loss(run, kept):
     from bert_jax.predict import TextClassifier
     from bert_jax.tokenizer import Tokenizer
-    from train.metrics import measure
+    from train.tasks import measure
 
     classifier = TextClassifier(kept, Tokenizer.of(kept.files, Path("files")))
     texts = [f"the {'very ' * (i % 7)}{('bad', 'good')[i % 2]} film" for i in range(16)]

@@ -9,7 +9,7 @@ from bert_jax.errors import UserError
 from train.config import TrainConfig
 from train.data.held_out import divide
 from train.data.reading import read
-from train.data.rows import Row, Split
+from train.rows import Row, Split
 
 
 def split_of(labels, texts=None):

@@ -49,8 +49,11 @@ def test_train_imports_convert_only_to_read_a_source():
     assert {path: parts for path, parts in found.items() if parts} == READERS
 
 
-ROOMS = ("", "data", "step", "report", "run", "commands")
-"""Where a file of train stands: each imports from its own room and those before it."""
+ROOMS = ("", "tasks", "data", "step", "report", "run", "commands")
+"""Where a file of train stands: each imports from its own room and those before it.
+
+The tasks stand below the data, as reading and preview ask them what a label is; rows lie beside the rooms, below both.
+"""
 
 COMMANDS = ("__init__.py", "__main__.py", "evaluate.py")
 
@@ -71,6 +74,79 @@ def test_rooms_of_train_import_one_way(path):
         for name in node.names:
             target = (*folders, *(node.module or name.name).split("."))
             assert ROOMS.index(room_of(target[0])) <= room, target
+
+
+TASK_FOLDERS = (ROOT / "bert_jax" / "tasks", ROOT / "train" / "tasks")
+TASKS = {path.stem for path in TASK_FOLDERS[0].glob("*.py")} & {path.stem for path in TASK_FOLDERS[1].glob("*.py")}
+TASKS -= {"__init__", "task"}
+"""Names of the files of the tasks, which are the same in both packages."""
+
+
+def asks_for_a_task(tree):
+    """Yield the line and the reason for each place of a module that knows a certain task.
+
+    It is a task's name or option as a literal, the constant with its name, an import of its file, or a comparison with
+    the default task. A literal in place of the constant would be a comparison, or the key of a table by task, which is
+    a comparison in another form.
+    """
+    from bert_jax.tasks import TASKS as RECORDS
+
+    literals = {text for task in RECORDS.values() for text in (task.name, task.option)}
+    constants = {name.upper() for name in TASKS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in literals:
+            yield node.lineno, f"the literal {node.value!r}"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            module = [*(node.module or "").split(".")] if isinstance(node, ast.ImportFrom) else []
+            parts = {*module, *(part for name in node.names for part in name.name.split("."))}
+            if known := sorted(parts & (constants | TASKS)):
+                yield node.lineno, f"an import of {known[0]}"
+        elif isinstance(node, ast.Name | ast.Attribute):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+            if name in constants:
+                yield node.lineno, f"the constant {name}"
+        elif isinstance(node, ast.Compare):
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            names |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+            if "DEFAULT" in names:
+                yield node.lineno, "a comparison with the default task"
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_only_a_task_knows_that_it_is_meant(package):
+    """Adding a task touches its files; elsewhere, what differs between tasks is taken from their records."""
+    assert {"single_label", "multi_label", "regression"} <= TASKS
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if path.parent not in TASK_FOLDERS:
+            places = list(asks_for_a_task(ast.parse(path.read_text(encoding="utf-8"))))
+            assert not places, (path, places)
+
+
+def test_every_task_is_in_every_dictionary():
+    import train.tasks
+    from bert_jax import heads, tasks
+
+    assert list(tasks.TASKS) == list(train.tasks.TASKS)
+    assert all(train.tasks.TASKS[name].task is task for name, task in tasks.TASKS.items())
+    assert set(tasks.HEADS) == set(heads.NETWORKS)
+    for task in tasks.TASKS.values():
+        assert tasks.task_of(task.architecture, task.problem_type) is task
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if task == 'regression': pass",
+        "WORDS = {'multi-label': 1}",
+        "from bert_jax.tasks import SINGLE_LABEL",
+        "from ..tasks.multi_label import best_threshold",
+        "from ..tasks import regression",
+        "from bert_jax import tasks\nprint(tasks.REGRESSION)",
+        "def ask(task): return task is not DEFAULT",
+    ],
+)
+def test_a_question_for_the_task_is_noticed(source):
+    assert list(asks_for_a_task(ast.parse(source)))
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.heads import example_losses
 from bert_jax.scores import scores_of
-from train.data.labels import class_weights, targets_of
-from train.data.rows import Data, Row, Split
-from train.metrics import better, measure
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from train.metrics import better
+from train.rows import Data, Row, Split
+from train.tasks import class_weights, measure, targets_of
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0], [-2.0, 1.0, 1.0]], np.float32)
 IDS = np.array([0, 1, 2], np.int32)

@@ -13,18 +13,18 @@ from rich.console import Console
 
 from bert_jax import checkpoint, files
 from bert_jax.checkpoint import parameter_shapes
-from bert_jax.config import SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build
 from bert_jax.predict import TextClassifier
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT, VOCABULARY, random_checkpoint, read_splits
 from train.__main__ import main as train
 from train.config import TrainConfig, parse
 from train.data.prepare import prepare
 from train.data.token_set import TokenSet
-from train.metrics import measure
 from train.run import loop
 from train.step import network
 from train.step.batches import Batches, Counter
@@ -34,6 +34,7 @@ from train.step.layouts import make_layout
 from train.step.optimizer import adamw, clip_by_norm, fine_tuning, linear_schedule
 from train.step.shapes import Shapes, fewest_rows
 from train.step.trainer import Trainer
+from train.tasks import measure
 
 ENCODER = BertConfig(
     vocab_size=len(VOCABULARY),

@@ -11,8 +11,9 @@ from bert_jax.command import MINILM, Parser, label_names
 from bert_jax.config import PRECISIONS
 from bert_jax.errors import UserError
 from bert_jax.long_texts import LONG_TEXTS
+from bert_jax.tasks import TASKS
 
-from .metrics import ALL_METRICS, TASKS
+from .metrics import ALL_METRICS
 from .options import argument, flag, number_or_word, taken
 from .options import option as _option
 
@@ -86,7 +87,7 @@ class TrainConfig:
         TASK,
         "auto",
         "what a label is: one class, any number of classes, or a number; auto: as model and labels look",
-        choices=("auto", *TASKS),
+        choices=("auto", *(task.option for task in TASKS.values())),
     )
     class_weights: str | None = _option(
         TASK, None, "weights of classes in the loss: balanced, or one for each", metavar="balanced|X,Y"

@@ -10,7 +10,6 @@ import numpy as np
 
 from bert_jax import extras
 from bert_jax.command import PRODUCTS, Parser, printable, run
-from bert_jax.config import CLASSIFIER, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 from bert_jax.long_texts import LONG_TEXTS
@@ -61,17 +60,17 @@ def main(argv: list[str] | None = None) -> None:
 
     from convert import conversion, runs
 
-    from .data.labels import by_number, targets_of
     from .data.reading import read
+    from .tasks import by_number, measure, targets_of
 
     out = args.out or Path("runs") / f"evaluation-{Path(args.data).resolve().name.split('.')[0]}"
     check_new_directory(out, overwrite=args.overwrite)
     run_of_it = runs.find(args.model)
     source = conversion.read(args.model, args.revision)
     start = source.checkpoint
-    if start.config.architecture != CLASSIFIER:
+    if start.config.task is None:
         raise UserError(f"{args.model}: has no classifier yet; fine-tune it: python -m train --model {args.model}")
-    task = start.config.problem_type or SINGLE_LABEL
+    task = start.config.task.name
     passed = "data data_name data_revision text_column pair_column label_column label_separator skip_bad".split()
     found = read(TrainConfig(**{name: getattr(args, name) for name in passed}), task, alone=True)
     name = args.split or next((name for name in ("test", "dev") if name in found.splits), "train")
@@ -86,7 +85,6 @@ def main(argv: list[str] | None = None) -> None:
     from bert_jax.compilation import use_cache
     from bert_jax.predict import TextClassifier
 
-    from .metrics import measure
     from .report import page
     from .report.console import figures_table
     from .report.statistics import absent, calibration
@@ -126,13 +124,13 @@ def main(argv: list[str] | None = None) -> None:
             scratch / "evaluation.json", {"facts": facts, "split": name, "metrics": metrics, "intervals": sure[name]}
         )
     console.print(figures_table(task, {name: metrics}, sure))
-    for said in (
+    for remark in (
         by_number(found, start.config.labels),
         absent(task, targets["train"], metrics, start.config.labels),
         warning,
     ):
-        if said:
-            console.print(f"warning  {said}", soft_wrap=True)
+        if remark:
+            console.print(f"warning  {remark}", soft_wrap=True)
     if (bins := calibration(task, logits, targets["train"])) is not None:
         console.print(f"calibration        expected error {bins.error:.4f}")
     for line in page.mistakes(subject, measured, 5):

@@ -14,18 +14,19 @@ import safetensors
 from tokenizers import processors
 
 from bert_jax import checkpoint
-from bert_jax.config import SINGLE_LABEL, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.packing import Tokens
+from bert_jax.tasks import SINGLE_LABEL
 from bert_jax.tensors import TensorFile, read_tensors, write_tensors
 from bert_jax.tokenizer import Tokenizer
 from convert.weights import INDEX, read_weights
 from tests.conftest import ROOT, VOCABULARY
 from tests.faults import mutations
 from train.config import TrainConfig
-from train.data.labels import label_ids
 from train.data.reading import read_split
-from train.data.rows import Data, Split
 from train.data.sources import find
+from train.rows import Data, Split
+from train.tasks.labels import label_ids
 
 
 class Broken(Exception):

@@ -9,8 +9,8 @@ import pytest
 
 from bert_jax import checkpoint, files
 from bert_jax.command import MINILM
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.predict import TextClassifier
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.tokenizer import Tokenizer
 from convert import export, huggingface
 from convert.__main__ import main as convert

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.heads import example_losses
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 pytestmark = pytest.mark.parity
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-from .rows import Row, Split
+from ..rows import Row, Split
 
 
 def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from bert_jax.checkpoint import Checkpoint, with_classifier, without_classifier
 from bert_jax.command import printable
-from bert_jax.config import CLASSIFIER, MULTI_LABEL, REGRESSION
 from bert_jax.errors import UserError
 from bert_jax.long_texts import Cutting
 from bert_jax.packing import Tokens
@@ -17,11 +16,11 @@ from bert_jax.tokenizer import Tokenizer, check_max_length
 from convert import conversion
 
 from ..config import TrainConfig
-from ..metrics import METRICS, TASK_NAMES, TASKS
-from .labels import by_number, class_weights, targets_of
+from ..metrics import METRICS
+from ..rows import Data, Split
+from ..tasks import TASKS, by_number, class_weights, targets_of
 from .preview import Lengths, preview
 from .reading import read
-from .rows import Data, Split
 from .token_set import TokenSet
 
 
@@ -41,7 +40,8 @@ class Prepared(NamedTuple):
     """The input of a run: the starting parameters, the training examples, and the splits to evaluate on.
 
     `train` is the training split without its rows. `lines[i]` is the row number (`Row.number`) of the text of training
-    example i. `counts` has the number of texts in each split. `metric` is the metric that chooses the best model.
+    example i. `counts` has the number of texts in each split. `task` is the name of the task, and `metric` that of the
+    metric that chooses the best model.
     """
 
     checkpoint: Checkpoint
@@ -68,7 +68,7 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
     source = conversion.read(config.model, config.revision)
     start = source.checkpoint
     if config.new_classifier:
-        if start.config.architecture != CLASSIFIER:
+        if start.config.task is None:
             raise UserError(f"--new-classifier is for a classifier, and {config.model} is none; leave it out")
         start = without_classifier(start)
     check_max_length(config.max_length, start.config)
@@ -146,36 +146,35 @@ class _Texts:
 
 
 def _task(config: TrainConfig, start: Checkpoint) -> str | None:
-    """Return the task that `--task` names or that the model, if it is a classifier, was trained for, or else None.
+    """Return the name of the task of `--task`, or of the task that the model was trained for, or else None.
 
     Raises `UserError` if `--task` and the model contradict each other.
     """
-    own = start.config.problem_type if start.config.architecture == CLASSIFIER else None
-    asked = TASKS.get(config.task, own)
+    own = start.config.task
+    asked = next((one.task for one in TASKS.values() if one.task.option == config.task), own)
     if own is not None and asked != own:
         raise UserError(
-            f"--task is {config.task} but {config.model} is a classifier of {own}; "
+            f"--task is {config.task} but {config.model} is a classifier of {own.name}; "
             "leave --task out, or pass --new-classifier"
         )
-    return asked
+    return None if asked is None else asked.name
 
 
 def _check_options(config: TrainConfig, start: Checkpoint, found: Data, tokenizer: Tokenizer) -> None:
     """Raise `UserError` if an option does not fit the model or the task."""
-    network, task = start.config, found.task
-    if config.labels and network.architecture == CLASSIFIER and config.labels != network.labels:
+    network, training = start.config, TASKS[found.task]
+    if config.labels and network.task is not None and config.labels != network.labels:
         raise UserError(
             f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "
             f"{','.join(network.labels)}; leave --labels out, or pass --new-classifier"
         )
-    if config.metric is not None and config.metric not in METRICS[task]:
-        raise UserError(
-            f"--metric is {config.metric}; the task is {TASK_NAMES[task]}: expected one of {', '.join(METRICS[task])}"
-        )
-    if config.threshold is not None and task != MULTI_LABEL:
-        raise UserError(f"--threshold is for several labels a text, and the task is {TASK_NAMES[task]}; leave it out")
-    if config.label_smoothing and task == REGRESSION:
-        raise UserError("--label-smoothing is for classes, and this is a regression; leave it out")
+    metrics = METRICS[found.task]
+    if config.metric is not None and config.metric not in metrics:
+        expected = f"the task is {training.task.option}: expected one of {', '.join(metrics)}"
+        raise UserError(f"--metric is {config.metric}; {expected}")
+    for option, refusal in training.refused.items():
+        if getattr(config, option):
+            raise UserError(refusal)
     if config.freeze_layers > network.num_hidden_layers:
         raise UserError(f"--freeze-layers is {config.freeze_layers}; the model has {network.num_hidden_layers} layers")
     paired = any(row.pair is not None for split in found.splits.values() for row in split.rows)

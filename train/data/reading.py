@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import SINGLE_LABEL
 from bert_jax.errors import UserError, some
 from bert_jax.tables import Record
 from bert_jax.text_columns import SAMPLE, text_of
 
 from ..config import TrainConfig
+from ..rows import Data, Row, Split
+from ..tasks import label_of, task_of
 from . import columns as finding
 from . import sources
 from .held_out import divide
-from .rows import Data, Row, Split
 from .sources import Source
 
 
@@ -24,10 +24,10 @@ def read(
 ) -> Data:
     """Read the data at `config.data`, or the `tables` in memory in their place.
 
-    `task` is the task if it is known; otherwise the labels determine the task. A single file with a column `split` is
-    divided by that column. If there is no dev split, a share of the training rows is held out (`divide`). With `alone`,
-    for evaluation, no rows are held out, and a single file is the split test. A dev or test split without labels is
-    left out, with a note. Raises `UserError` with file and line for a row that is not a text with a label.
+    `task` is the name of the task if it is known; otherwise the labels determine the task. A single file with a column
+    `split` is divided by that column. If there is no dev split, a share of the training rows is held out (`divide`).
+    With `alone`, for evaluation, no rows are held out, and a single file is the split test. A dev or test split without
+    labels is left out, with a note. Raises `UserError` with file and line for a row that is not a text with a label.
     """
     found = _sources(config, alone) if tables is None else sources.from_tables(tables)
     splits, notes = {}, []
@@ -64,7 +64,7 @@ def read(
 def read_split(
     source: Source, config: TrainConfig, task: str | None = None, train: Split | None = None
 ) -> tuple[str | None, Split | None]:
-    """Read one split, and return its task and its rows.
+    """Read one split, and return the name of its task and its rows.
 
     The task is the one that is given, or else the one that the labels suggest. The returned split is None if `train` is
     given, and the source has neither the label columns of `train` nor another column with a usual label name.
@@ -89,7 +89,7 @@ def read_split(
                 f"({train.columns.describe()}); name --text-column and --pair-column"
             )
     if columns and task is None:
-        task = finding.task_of(tables, columns.labels)
+        task = task_of(tables, columns.labels)
     rows: list[Row] = []
     names = tuple(source.names.get(columns.labels[0], ())) if columns else ()
     header = tuple(tables[0]) if tables else ()
@@ -108,7 +108,7 @@ def read_split(
                     raise ValueError(f"{second} holds a second text, and rows before have none")
                 met |= record.keys()
             text, pair = (text_of(record, name) if name else None for name in (columns.text, columns.pair))
-            label = finding.label_of(task or SINGLE_LABEL, record, columns.labels, config.label_separator)
+            label = label_of(task, record, columns.labels, config.label_separator)
             part = finding.split_of(record, columns)
         except (ValueError, UserError) as problem:
             if not config.skip_bad and isinstance(problem, UserError):

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bert_jax.command import printable
 
-from ..metrics import METRICS, Metrics
+from ..metrics import METRICS, WORDS, Metrics
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress if the output is not a terminal."""
@@ -159,16 +159,6 @@ def ticker(console: Console, steps: int, first: int = 0) -> Iterator[Ticker]:
         yield Ticker(console, bar, steps, first)
 
 
-WORDS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "mcc": "MCC", "map": "mAP", "mse": "MSE"}
-WORDS |= {"pearson": "Pearson", "spearman": "Spearman"}
-"""Printed names of metrics. In all other names, `_` is printed as a space."""
-
-
-def word(name: str) -> str:
-    """Return the name of a metric as it is printed."""
-    return WORDS.get(name, name.replace("_", " "))
-
-
 def shown(value: float | None) -> str:
     """Return the value of a metric as it is printed, or - for None."""
     return "-" if value is None else f"{value:.4f}"
@@ -176,7 +166,7 @@ def shown(value: float | None) -> str:
 
 def in_words(task: str, metrics: Metrics) -> str:
     """Return the metrics of a task in one line: "accuracy 0.9000  macro F1 0.8999  ..."."""
-    return "  ".join(f"{word(name)} {metrics[name]:.4f}" for name in METRICS[task])
+    return "  ".join(f"{WORDS[name]} {metrics[name]:.4f}" for name in METRICS[task])
 
 
 def figures_table(
@@ -190,7 +180,7 @@ def figures_table(
     `sure` has the 95% confidence intervals of the metrics by split. If `sure` is given, they are in a second row.
     """
     table = Table(title=title)
-    for column in ("split", "examples", *map(word, METRICS[task])):
+    for column in ("split", "examples", *(WORDS[name] for name in METRICS[task])):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, metrics in results.items():
         table.add_row(name, f"{metrics['examples']:,}", *(f"{metrics[figure]:.4f}" for figure in METRICS[task]))

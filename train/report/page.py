@@ -11,17 +11,17 @@ import numpy as np
 
 from bert_jax import __version__
 from bert_jax.command import printable
-from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.scores import HALF, scores_of
 
 from ..config import HOSTS, IN_MEMORY, TrainConfig, parse
-from ..data.rows import Split
-from ..metrics import METRICS, Metrics
+from ..metrics import METRICS, WORDS, Metrics
 from ..options import flag
+from ..rows import Split
+from ..tasks import TASKS
 from . import plots
-from .console import shown, word
-from .statistics import absent, calibration, intervals, worst
+from .console import shown
+from .statistics import Calibration, absent, calibration, intervals, worst
 
 _OF_HOSTS = {one.name for one in dataclasses.fields(TrainConfig) if one.metadata["group"] == HOSTS}
 """Options that only the command line takes."""
@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """Probability from which the metrics count a label as predicted. Only the multi-label task depends on it."""
+        """Probability from which the metrics count a label as predicted, for tasks that have a threshold."""
         return self.metrics.get("threshold", HALF)
 
     def intervals(self, task: str) -> dict[str, tuple[float, float]]:
@@ -51,8 +51,8 @@ class Measured(NamedTuple):
 class Subject(NamedTuple):
     """Content of a page, apart from the results. `facts`, `speed` and `hashes` are names and values to print.
 
-    `log` has the lines of metrics.jsonl. `options` are the options of a run that the page shows. `metric` is the metric
-    that chose the model of the run.
+    `task` is the name of the task. `log` has the lines of metrics.jsonl. `options` are the options of a run that the
+    page shows. `metric` is the metric that chose the model of the run.
     """
 
     title: str
@@ -119,11 +119,11 @@ Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
 def mistakes(subject: Subject, one: Measured, count: int) -> list[str]:
     """Return the worst mistakes, at most `count`, one line each."""
-    found = [_error(subject, one, i) for i in worst(subject.task, one.logits, one.targets, count, one.threshold)]
+    errors = [_error(subject, one, i) for i in worst(subject.task, one.logits, one.targets, count, one.threshold)]
     return [
-        f"{error['place']}: {error['true']}, predicted {error['said']} ({error['score']}): "
+        f"{error['place']}: {error['true']}, predicted {error['predicted']} ({error['score']}): "
         f"{textwrap.shorten(error['text'], 100, placeholder='…')}"
-        for error in found
+        for error in errors
     ]
 
 
@@ -150,13 +150,13 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
     ]
     headline = [
         {
-            "name": f"{word(figure)} on {last}",
+            "name": f"{WORDS[figure]} on {last}",
             "value": f"{closest.metrics[figure]:.3f}",
             "interval": _interval(sure[last][figure], 3),
         }
         for figure in names[:3]
     ]
-    found = calibration(task, closest.logits, closest.targets)
+    bins = calibration(task, closest.logits, closest.targets)
     metric = subject.metric or names[0]
     f1 = closest.metrics.get("f1")
     text = environment.get_template("page.html").render(
@@ -164,19 +164,19 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         subtitle=subject.subtitle,
         headline=headline,
         facts=subject.facts,
-        figures=[word(name) for name in names],
+        figures=[WORDS[name] for name in names],
         splits=splits,
         chosen=subject.metric is not None,
         f1=[(name, shown(value)) for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
         threshold=closest.metrics.get("threshold"),
-        absent={name: said for name, one in measured.items() if (said := _absent(subject, one))},
+        absent={name: remark for name, one in measured.items() if (remark := _absent(subject, one))},
         last=last,
-        curves=plots.drawn(plots.curves, subject.log, metric, word(metric)),
-        plots=plots.drawn(_plots, subject, closest, found),
-        calibration=found
-        and f"Expected calibration error {found.error:.4f}: how far stated probabilities are from "
+        curves=plots.drawn(plots.curves, subject.log, metric, WORDS[metric]),
+        plots=plots.drawn(_plots, subject, closest, bins),
+        calibration=bins
+        and f"Expected calibration error {bins.error:.4f}: how far stated probabilities are from "
         "how often they came true, on average.",
-        regression=task == REGRESSION,
+        wording=TASKS[task].wording,
         errors=[
             _error(subject, closest, i)
             for i in worst(task, closest.logits, closest.targets, threshold=closest.threshold)
@@ -198,54 +198,23 @@ def _interval(bounds: tuple[float, float], digits: int = 4) -> str:
     return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
-def _plots(subject: Subject, one: Measured, found: Any) -> list[tuple[str, str]]:
-    scores, labels = scores_of(one.logits.astype(np.float64), subject.task), subject.labels
-    if subject.task == REGRESSION:
-        said, true = scores[:, 0], one.targets[:, 0]
-        off = np.abs(said - true).max()
-        return [
-            ("Predicted and true", plots.scatter(said, true, plots.short(labels[0]))),
-            ("Errors", plots.histogram({"": said - true}, "predicted less true", (-off, off + 1e-9))),
-        ]
-    out = []
-    if subject.task == SINGLE_LABEL:
-        out.append(plots.confusion(one.metrics["confusion"], labels))
-    else:
-        out.append(("F1 of each label", plots.bars(one.metrics["f1"], labels, "F1")))
-    out.append(("Calibration", plots.calibrated(found)))
-    if subject.task == MULTI_LABEL:
-        held = one.targets > 0.5
-        groups, what = {"hold": scores[held], "do not": scores[~held]}, "probability of labels"
-    elif len(labels) == 2:
-        groups = {plots.short(labels[i]): scores[one.targets == i, 1] for i in (1, 0)}
-        what = f"probability of {plots.short(labels[1])}"
-    else:
-        right = scores.argmax(axis=1) == one.targets
-        groups, what = {"right": scores.max(axis=1)[right], "wrong": scores.max(axis=1)[~right]}, "highest probability"
-    out.append(("Scores", plots.histogram(groups, what, (0.0, 1.0))))
-    return out
+def _plots(subject: Subject, one: Measured, bins: Calibration | None) -> list[tuple[str, str]]:
+    scores = scores_of(one.logits.astype(np.float64), subject.task)
+    figures = TASKS[subject.task].figures(scores, one.targets, one.metrics, subject.labels)
+    titled = [plots.draw(figure) for figure in figures]
+    if bins is not None:
+        titled.insert(1, ("Calibration", plots.calibrated(bins)))
+    return titled
 
 
 def _error(subject: Subject, one: Measured, index: int) -> dict[str, str]:
-    row, labels = one.split.rows[index], subject.labels
+    row = one.split.rows[index]
     scores = scores_of(one.logits[index : index + 1].astype(np.float64), subject.task)[0]
-    if subject.task == REGRESSION:
-        values = one.targets[index, 0], scores[0], scores[0] - one.targets[index, 0]
-        right, said, score = (f"{value:.3g}" for value in values)
-    elif subject.task == MULTI_LABEL:
-        held = one.targets[index] > 0.5
-        claimed = scores >= one.threshold
-        right, said = (", ".join(np.array(labels, object)[which]) or "none" for which in (held, claimed))
-        score = f"{np.abs(held - scores).max():.3f}"
-    else:
-        right, said = labels[int(one.targets[index])], labels[int(scores.argmax())]
-        score = f"{scores.max():.3f}"
+    mistake = TASKS[subject.task].mistake(scores, one.targets[index], subject.labels, one.threshold)
     return {
         "text": row.text[:_SHORT],
         "rest": row.text[_SHORT:],
         "pair": row.pair or "",
         "place": one.split.place(row.number),
-        "true": right,
-        "said": said,
-        "score": score,
+        **mistake._asdict(),
     }

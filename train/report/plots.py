@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bert_jax.command import printable
 
+from ..tasks import figures
 from .statistics import Calibration
 
 # Colours that `_svg` replaces by the CSS colours of the page: text, and two series. `_ONE` also shades the matrix.
@@ -109,6 +110,19 @@ def curves(log: Sequence[Mapping[str, Any]], metric: str, word: str) -> list[tup
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
     return [line["step"] for line in lines], [line[name] for line in lines]
+
+
+def draw(figure: figures.Figure) -> tuple[str, str]:
+    """Return the title and plot of a figure that a task describes."""
+    if isinstance(figure, figures.Confusion):
+        return confusion(figure.counts, figure.labels)
+    if isinstance(figure, figures.Bars):
+        return figure.title, bars(figure.values, figure.labels, figure.axis)
+    if isinstance(figure, figures.Histogram):
+        groups = {short(name): values for name, values in figure.groups.items()}
+        axis = f"{figure.axis} {short(figure.label)}" if figure.label else figure.axis
+        return figure.title, histogram(groups, axis, figure.bounds)
+    return figure.title, scatter(figure.predicted, figure.true, short(figure.label))
 
 
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> tuple[str, str]:

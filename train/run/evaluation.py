@@ -10,10 +10,11 @@ from bert_jax.packing import Tokens
 from bert_jax.scores import HALF
 
 from ..config import BEST
-from ..metrics import best_threshold, better, measure
+from ..metrics import better
 from ..report.page import Measured
 from ..step import hosts
 from ..step.evaluator import Evaluator
+from ..tasks import TASKS, measure
 from .arrangement import Arrangement
 from .record import save_best, saved_best
 from .saving import Progress
@@ -43,6 +44,8 @@ class Evaluation:
         examples, targets, owners, split = prepared.evaluated[name]
         logits = self._evaluator.logits(params, examples, owners, self.look)
         if threshold is None:
+            best_threshold = TASKS[prepared.task].best_threshold
+            assert best_threshold is not None  # a task without thresholds refuses --threshold
             threshold = best_threshold(logits, targets, prepared.metric)
         return Measured(split, logits, targets, measure(prepared.task, logits, targets, threshold=threshold))
 

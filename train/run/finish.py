@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from bert_jax.config import MULTI_LABEL
 from bert_jax.files import write_json
 from bert_jax.run_files import BEST, RECORD, REPORT, SCORES
 
@@ -55,7 +54,7 @@ def finish(
         "model": str(out / BEST),
         "report": str(out / REPORT),
     }
-    if task == MULTI_LABEL:
+    if "threshold" in results["dev"]:
         facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
     with writing(out / REPORT), watchdog.long():
         record["intervals"] = hosts.on_first(lambda: {name: one.intervals(task) for name, one in measured.items()})

@@ -8,12 +8,13 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int, Shaped
 
-from bert_jax.config import SINGLE_LABEL
 from bert_jax.heads import SequenceClassifier
 from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, pooled
 from bert_jax.packing import Rows, Tokens, prediction_batches
+from bert_jax.tasks import DEFAULT
 
-from ..metrics import Metrics, measure
+from ..metrics import Metrics
+from ..tasks import measure
 from .layouts import Layout
 
 _Dealt = tuple[Rows, list[list[int]]]
@@ -23,7 +24,7 @@ class Evaluator:
     """Compute metrics over all examples. Batches are divided over a layout's shards; every process gets all logits."""
 
     def __init__(
-        self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int, task: str = SINGLE_LABEL
+        self, layout: Layout, graphdef: nnx.GraphDef[SequenceClassifier], num_labels: int, task: str = DEFAULT
     ):
         self._layout, self._num_labels, self._task = layout, num_labels, task
         self._apply = make_apply(graphdef, layout.everywhere())

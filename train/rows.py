@@ -1,11 +1,29 @@
-"""The data set as it was read: rows, splits of rows, and the file and line of each row."""
+"""The data set as it was read: rows, splits of rows, the columns they came from, and the place of each row."""
 
 import bisect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .columns import Columns
+
+class Columns(NamedTuple):
+    """Names of the table columns to read: the text, the second text of a pair (or None), and the labels.
+
+    If there are several label columns, each of them holds 0 or 1.
+    """
+
+    text: str
+    pair: str | None
+    labels: tuple[str, ...]
+
+    def all(self) -> list[str]:
+        """Return the names of all columns to read."""
+        return [self.text, *([self.pair] if self.pair else []), *self.labels]
+
+    def describe(self) -> str:
+        """Return the columns in words."""
+        pair = f" and {self.pair}" if self.pair else ""
+        return f"text in {self.text}{pair}, label in {', '.join(self.labels)}"
 
 
 class Row(NamedTuple):
@@ -56,7 +74,7 @@ class Split(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A data set: its task (a `problem_type`), its splits, the label names that its source fixes, and notes to print.
+    """A data set: the name of its task, its splits, the label names that its source fixes, and notes to print.
 
     The splits of a training run are train, dev and, if there is one, test.
     """
