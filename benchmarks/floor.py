@@ -82,10 +82,10 @@ def lowered_step(
     from flax import nnx
 
     from bert_jax.heads import SequenceClassifier
-    from bert_jax.optimizer import fine_tuning
     from train.data.token_set import TokenSet
     from train.step.batches import Plan
     from train.step.layouts import make_layout
+    from train.step.optimizer import fine_tuning
     from train.step.trainer import Trainer
 
     platform = "tpu" if devices[0].platform == "tpu" else "cuda"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.run_files import RECORD
 
 from .floor import MODELS
 from .worker import peak_memory
@@ -75,7 +76,7 @@ def examples(directory: str, batch_size: int) -> dict[str, Any]:
 
     used = time.process_time()
     loop.run(config, prepared, Console(quiet=True))
-    record = json.loads((config.run_directory / "run.json").read_text(encoding="utf-8"))
+    record = json.loads((config.run_directory / RECORD).read_text(encoding="utf-8"))
     peak, used, begun = peak_memory(), time.process_time() - used, time.perf_counter()
     batches = Batches(prepared.data, batch_size=batch_size, seed=config.seed)
     for step in range(batches.steps_per_epoch):
@@ -136,11 +137,11 @@ class Run:
         from flax import nnx
 
         from bert_jax.heads import SequenceClassifier
-        from bert_jax.optimizer import fine_tuning
         from bert_jax.packing import Tokens
         from train.data.token_set import TokenSet
         from train.step.batches import Batches
         from train.step.layouts import make_layout
+        from train.step.optimizer import fine_tuning
         from train.step.trainer import Trainer
 
         config, generator = config_of(shape), np.random.default_rng(1)

@@ -3,9 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from bert_jax.command import Parser
+from bert_jax.command import MINILM, Parser
 from bert_jax.errors import UserError
-from convert.location import MINILM
 from train.config import DEMO
 
 TORCH_ABSENT = "torch or transformers is not installed: pip install '.[parity]'"

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.checkpoint import with_classifier
-from bert_jax.command import Parser, run
+from bert_jax.command import MINILM, Parser, run
 from bert_jax.config import REGRESSION, SINGLE_LABEL
+from bert_jax.run_files import LOG
 from convert import conversion
-from convert.location import MINILM, locate
+from convert.location import locate
 from train.config import TrainConfig
 from train.data.labels import targets_of
 from train.data.reading import read
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 words = ["-m", "train", "--data", data, "--out", f"{scratch}/run", "--seed", str(seed), *recipe]
                 subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-                lines = [json.loads(line) for line in Path(scratch, "run", "metrics.jsonl").read_text().splitlines()]
+                lines = [json.loads(line) for line in Path(scratch, "run", LOG).read_text().splitlines()]
             ours = [line for line in lines if "epoch" in line][-1]
             words = ["-m", "benchmarks.quality", "--data", data, "--worker", "--seeds", str(seed), *recipe]
             done = subprocess.run([args.theirs, *words], check=True, stdout=subprocess.PIPE, text=True)

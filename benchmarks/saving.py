@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bert_jax.command import Parser, run
-from convert.location import MINILM
+from bert_jax.command import MINILM, Parser, run
 from train.config import DEMO
 
 from . import job

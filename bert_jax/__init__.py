@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from bert_jax.errors import UserError
     from bert_jax.heads import SequenceClassifier, cross_entropy
     from bert_jax.model import Model
-    from bert_jax.optimizer import adamw
     from bert_jax.packing import Rows, from_attention_mask
     from bert_jax.predict import Prediction, TextClassifier
     from bert_jax.tokenizer import Tokenizer
@@ -34,7 +33,6 @@ _HOME = {
     "TextClassifier": "predict",
     "Tokenizer": "tokenizer",
     "UserError": "errors",
-    "adamw": "optimizer",
     "cross_entropy": "heads",
     "from_attention_mask": "packing",
     "load": "checkpoint",
@@ -52,7 +50,6 @@ __all__ = [
     "TextClassifier",
     "Tokenizer",
     "UserError",
-    "adamw",
     "cross_entropy",
     "from_attention_mask",
     "load",

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bert_jax import extras
 from bert_jax.errors import UserError
 from bert_jax.files import new_path
 from bert_jax.tables import kind, numbered_by, records
@@ -164,6 +165,7 @@ class _Rows:
 
 @contextmanager
 def _parquet(path: Path, source: Path | None, overwrite: bool) -> Iterator[Writer]:
+    extras.check("parquet", f"{path}: a Parquet file")
     import pyarrow
     import pyarrow.parquet
 

@@ -19,8 +19,9 @@ import numpy as np
 from bert_jax import tokenizer as tokenizers
 from bert_jax.config import CLASSIFIER, ENCODER, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import decode, parse_json, read_bytes, read_json, write_json
+from bert_jax.files import decode, parse_json, read_bytes, write_json
 from bert_jax.misplaced import check_config_lies_in
+from bert_jax.run_files import best_of, is_run
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 FORMAT = "bert_jax"
 VERSION = "1"
-
-RECORD, BEST = "run.json", "best"
-"""Names in the directory of a training run: the file with the run's record, and the directory of its best model."""
 
 
 @dataclass(frozen=True)
@@ -158,23 +156,6 @@ def read_files(directory: Path) -> dict[str, bytes]:
     if "modules.json" in there:
         _check_modules(directory / "modules.json", there)
     return {name: read_bytes(directory / name, within=directory) for name in there}
-
-
-def is_run(directory: Path) -> bool:
-    """Return whether a directory is that of a training run, and not a checkpoint in which a run.json lies."""
-    return (directory / RECORD).is_file() and not (directory / "config.json").exists()
-
-
-def best_of(run: Path) -> Path:
-    """Return the directory of a training run's best model.
-
-    Raises `UserError` if the run has kept no model yet, or is being started over.
-    """
-    if read_json(run / RECORD).get("clearing"):
-        raise UserError(f"{run / RECORD}: the run is being started over; wait until it has kept a model")
-    if not (run / BEST).is_dir():
-        raise UserError(f"{run}: a run without {BEST}/, so no model was kept; let it train on until one is")
-    return run / BEST
 
 
 _WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")

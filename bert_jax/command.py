@@ -1,4 +1,4 @@
-"""The argument parser and the error handling that every command of the project shares."""
+"""The argument parser, the options and the error handling that the commands of the project share."""
 
 import argparse
 import difflib
@@ -26,6 +26,9 @@ PRODUCTS: dict[str, dict[str, Any]] = {
     },
 }
 """Options of matrix products that several commands share: keyword arguments of `add_argument`, by option."""
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+"""Hub id of the demo's checkpoint: the default of `python -m train --model`, and the example of a hub id."""
 
 _WIDTH = 80
 """Maximum number of columns of help; longer lines are hard to read on a terminal of any width."""
@@ -136,6 +139,14 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     meant = _did_you_mean(nearest(str(value), map(str, choices)))
     expected = ", ".join(map(str, choices))
     raise UserError(f"{name} is {value!r}; expected one of {expected}{meant and f'; {meant}'}")
+
+
+def label_names(text: str) -> tuple[str, ...]:
+    """Return the names in a text like `negative,positive`; raise `UserError` if a name is empty or repeated."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise UserError(f"--labels is {text!r}; expected names that differ, like negative,positive")
+    return names
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from bert_jax import extras
 from bert_jax.errors import UserError
 from bert_jax.files import decode, opened
 
@@ -323,6 +324,7 @@ def _beside(file: BinaryIO, path: Path, labels: BinaryIO, beside: Path) -> Itera
 
 
 def _parquet(file: BinaryIO, path: Path) -> Iterator[Record]:
+    extras.check("parquet", f"{path}: a Parquet file")
     import pyarrow.parquet
 
     most = _most(file)

@@ -9,8 +9,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bert_jax import checkpoint
-from bert_jax.command import Parser, printable, run
+from bert_jax import checkpoint, extras
+from bert_jax.command import Parser, label_names, printable, run
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 
@@ -44,7 +44,7 @@ def _parser() -> Parser:
     written = parser.add_argument_group("what is written")
     written.add_argument("out", metavar="OUT", type=Path, help="directory to make")
     written.add_argument("--to", choices=("native", "hf"), default="native", help="layout of OUT")
-    written.add_argument("--labels", type=huggingface.label_names, metavar="A,B", help="label names in order of id")
+    written.add_argument("--labels", type=label_names, metavar="A,B", help="label names in order of id")
     written.add_argument("--dtype", choices=tuple(DTYPES), help="store floats so (default: as they are in SOURCE)")
     written.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     hub = parser.add_argument_group("to the hub")
@@ -60,6 +60,7 @@ def _parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> None:
     """Read and check the source, then write `OUT` whole or not at all; with `--push-to`, upload it to the hub."""
+    extras.check("convert", "python -m convert")
     args = _parser().parse_args(argv)
     if args.push_to is not None:
         if args.to != "hf":

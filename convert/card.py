@@ -17,6 +17,7 @@ from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import printable
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
+from bert_jax.run_files import SCORES
 
 from . import scores
 from .markdown import code, table
@@ -66,7 +67,7 @@ def _front_matter(record: Mapping[str, Any], name: str) -> str:
             metric_name=scores.METRICS.get(metric, (metric, metric))[1],
             metric_value=value,
         )
-        for split, figures in record.get("best", {}).items()
+        for split, figures in record.get(SCORES, {}).items()
         for metric, value in scores.of_split(figures).items()
         if math.isfinite(value)
     ]
@@ -86,7 +87,7 @@ def _front_matter(record: Mapping[str, Any], name: str) -> str:
 def _body(record: Mapping[str, Any], model: Checkpoint, name: str) -> str:
     config, options = model.config, record["config"]
     kind, activation = _KINDS[config.problem_type or SINGLE_LABEL]
-    base, best = _base(record), record.get("best", {})
+    base, best = _base(record), record.get(SCORES, {})
     if "threshold" in best.get("dev", {}):
         activation += f"; those labels hold whose probability is at least {best['dev']['threshold']:g}"
     revision = record["source"].get("source_revision")

@@ -224,7 +224,7 @@ def _adamw_step(against: Reference) -> Finding:
     import jax.numpy as jnp
     import optax
 
-    from bert_jax.optimizer import adamw
+    from .adamw import adamw
 
     def column(name: str, array: np.ndarray) -> jnp.ndarray:
         # A sampled kernel has one axis. AdamW decays only parameters with two, so the second axis is restored.
@@ -233,7 +233,7 @@ def _adamw_step(against: Reference) -> Finding:
 
     before = {name: column(name, pair[0]) for name, pair in against.steps.items()}
     gradients = {name: column(name, quantity.values) for name, quantity in against.gradients.items()}
-    optimizer = adamw(reference.LEARNING_RATE)
+    optimizer = adamw()
     updates, _ = optimizer.update(gradients, optimizer.init(before), before)
     after = cast(dict[str, jnp.ndarray], optax.apply_updates(before, updates))
     differences = [

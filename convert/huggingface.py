@@ -16,6 +16,7 @@ from bert_jax.checkpoint import (
     read_files,
     write_files,
 )
+from bert_jax.command import MINILM
 from bert_jax.config import CLASSIFIER, ENCODER
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
@@ -23,7 +24,7 @@ from bert_jax.misplaced import check_config_lies_in
 from bert_jax.tensors import write_tensors
 
 from . import modules
-from .location import MINILM, MINILM_PACKAGE, Location
+from .location import MINILM_PACKAGE, Location
 from .names import HEADS, IGNORED, POSITION_IDS, TIED, Row, canonical, rows, wrapper
 from .weights import WEIGHTS, read_weights
 
@@ -208,11 +209,3 @@ def _same(a: np.ndarray, b: np.ndarray | None) -> bool:
 def _one_hash(hashes: list[str]) -> str:
     """Return the SHA-256 of the weights: of the single file, or of the joined hashes of the shards in order of name."""
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def label_names(text: str) -> tuple[str, ...]:
-    """Return the names in a text like `negative,positive`; raise `UserError` if a name is empty or repeated."""
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names) or len(set(names)) != len(names):
-        raise UserError(f"--labels is {text!r}; expected names that differ, like negative,positive")
-    return names

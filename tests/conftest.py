@@ -25,9 +25,10 @@ jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
 
 from bert_jax import files  # noqa: E402
 from bert_jax.checkpoint import Checkpoint, parameter_shapes, write  # noqa: E402
+from bert_jax.command import MINILM  # noqa: E402
 from bert_jax.config import CLASSIFIER, BertConfig  # noqa: E402
 from bert_jax.errors import UserError  # noqa: E402
-from convert.location import MINILM, locate  # noqa: E402
+from convert.location import locate  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 

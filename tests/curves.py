@@ -17,7 +17,6 @@ from flax import nnx
 from benchmarks.hlo import collectives, exchanges
 from bert_jax.compilation import use_cache
 from bert_jax.config import CLASSIFIER, BertConfig
-from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from tests.conftest import random_checkpoint
@@ -25,6 +24,7 @@ from train.data.token_set import TokenSet
 from train.step.batches import Batches
 from train.step.evaluator import Evaluator
 from train.step.layouts import make_layout
+from train.step.optimizer import fine_tuning
 from train.step.trainer import Trainer
 
 STEPS = 20

@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+from bert_jax.command import MINILM
 from convert import comparison, conversion, parity, reference
-from convert.location import MINILM
 
 GOLDEN = Path(__file__).parent / "golden"
 FEW = 4

@@ -14,13 +14,13 @@ from benchmarks.figures import Round
 from benchmarks.workload import Examples, learning_rate
 from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
-from bert_jax.optimizer import linear_schedule
 from bert_jax.packing import Tokens
 from tests.conftest import ROOT, VOCABULARY, write_random
 from tests.sentence_models import NORMALIZE, Spec, write_native
 from tests.test_structure import imports
 from train.data.token_set import TokenSet
 from train.step.batches import Batches
+from train.step.optimizer import linear_schedule
 
 BASE = {"num_layers": 12, "hidden_size": 768, "encoder_parameters": figures.encoder_parameters(12, 768, 3072)}
 MINILM = {"num_layers": 6, "hidden_size": 384, "encoder_parameters": figures.encoder_parameters(6, 384, 1536)}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.command import MINILM
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.errors import UserError
 from convert import card, scores
 from convert.__main__ import main
-from convert.location import MINILM
 from convert.markdown import code, table
 from tests.test_export import SECRET, exported, record_of, write_run
 

@@ -14,7 +14,7 @@ import pytest
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import parameter_shapes
-from bert_jax.command import run
+from bert_jax.command import MINILM, run
 from bert_jax.config import CLASSIFIER
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, sha256, write_json
@@ -22,7 +22,7 @@ from bert_jax.tensors import read_tensors, write_tensors
 from convert import conversion, export, huggingface
 from convert.__main__ import main
 from convert.layouts import SAME, TRANSPOSED
-from convert.location import MINILM, locate
+from convert.location import locate
 from convert.names import IGNORED, TABLE, TIED, canonical, rows
 from tests.conftest import PRIMES, ROOT
 from tests.test_files import identical

@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from train.report.events import FOLDER, check_installed
+from bert_jax import extras
+from bert_jax.errors import UserError
+from bert_jax.run_files import EVENTS
+from train.config import TrainConfig
+from train.run import opening
 from train.run.run_directory import MetricsLog
 
 pytest.importorskip("tensorboardX")
@@ -14,7 +18,7 @@ def scalars(run):
     """(name, step, value) of every event, read back from the files' records."""
     from tensorboardX.proto.event_pb2 import Event
 
-    (path,) = (run / FOLDER).iterdir()
+    (path,) = (run / EVENTS).iterdir()
     content, place, found = path.read_bytes(), 0, []
     while place < len(content):
         size = int.from_bytes(content[place : place + 8], "little")
@@ -43,12 +47,10 @@ def test_events_have_the_names_of_the_log_and_go_on_with_it(tmp_path):
 def test_without_the_option_there_are_none(tmp_path):
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         log.write(step=1, loss=0.5)
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / EVENTS).exists()
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    from bert_jax.errors import UserError
-
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'bert_jax\[tensorboard\]'"):
-        check_installed()
+    monkeypatch.setattr(extras, "EXTRAS", {"tensorboard": ("no-such-package",)})
+    with pytest.raises(UserError, match=r"^--tensorboard needs no-such-package; run: pip install -e"):
+        opening.open_run(TrainConfig(tensorboard=True))

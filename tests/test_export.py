@@ -13,13 +13,14 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bert_jax import checkpoint, files
+from bert_jax.command import MINILM
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.tokenizer import Tokenizer
 from convert import conversion, export, runs
 from convert.__main__ import main
-from convert.location import MINILM, locate
+from convert.location import locate
 from tests.conftest import PRIMES, ROOT, VOCABULARY, random_checkpoint
 
 GOLDEN = ROOT / "tests" / "golden" / "odd"

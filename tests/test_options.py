@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bert_jax.command import label_names
 from bert_jax.errors import UserError
-from convert.huggingface import label_names
 from tests.conftest import ROOT
 from train import fine_tune
 from train.__main__ import main

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.command import MINILM
 from bert_jax.errors import UserError
 from bert_jax.tensors import read_tensors, write_tensors
 from convert import comparison, conversion, parity, reference
-from convert.location import MINILM
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -174,6 +174,27 @@ def test_a_step_that_is_a_few_units_off_is_missed(change):
     before, after = one.steps[name]
     moved = one._replace(steps=one.steps | {name: (before, after * (1 + change))})
     assert not comparison._adamw_step(moved).holds
+
+
+def test_parity_takes_the_step_of_training():
+    import optax
+
+    from convert.adamw import adamw
+    from train.step import optimizer
+
+    start = {"kernel": np.ones((3, 5), np.float32), "bias": np.ones(5, np.float32)}
+    runs = []
+    for one in (adamw(), optimizer.adamw(reference.LEARNING_RATE)):
+        params, state = start, one.init(start)
+        for scale in (1e-9, 1e-3, 1):  # beside the first gradients, epsilon counts
+            gradients = {
+                name: scale * np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape) for name, x in start.items()
+            }
+            updates, state = one.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        runs.append(params)
+    for name in start:
+        np.testing.assert_array_equal(runs[0][name], runs[1][name])
 
 
 def test_an_older_reference_is_refused(tmp_path):

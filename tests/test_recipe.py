@@ -12,12 +12,12 @@ from rich.console import Console
 
 from bert_jax import checkpoint
 from bert_jax.config import BertConfig
-from bert_jax.optimizer import fine_tuning
 from bert_jax.parameters import build, depth_of, named_arrays
 from tests.conftest import VOCABULARY, write_random, write_reviews
 from train.config import parse
 from train.data.prepare import prepare
 from train.run import loop
+from train.step.optimizer import fine_tuning
 
 CONFIG = BertConfig(
     vocab_size=len(VOCABULARY),

@@ -1,11 +1,8 @@
-"""The house: imports run one way, the wheel holds bert_jax alone, the command line is frozen."""
+"""The house: imports run one way, each name has one home, the command line is frozen."""
 
 import ast
-import os
 import subprocess
 import sys
-import venv
-import zipfile
 
 import pytest
 
@@ -15,7 +12,11 @@ ALLOWED = {"bert_jax": set(), "convert": {"bert_jax"}, "train": {"bert_jax", "co
 
 
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return imports_of(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def imports_of(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name.split(".")[0] for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -30,6 +31,22 @@ def test_imports_run_one_way(package):
         found = set(imports(path)) & (set(ALLOWED) | {"tests", "benchmarks"})
         # Siblings are imported relatively, except in the library itself.
         assert found <= ALLOWED[package] | ({"bert_jax"} if package == "bert_jax" else set()), path
+
+
+READERS = {"train/data/prepare.py": {"conversion"}, "train/evaluate.py": {"conversion", "runs"}}
+"""The files of train that import convert, and what of it: both read a model from any source, and evaluation a run."""
+
+
+def test_train_imports_convert_only_to_read_a_source():
+    found = {}
+    for path in sorted((ROOT / "train").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [name.name for name in getattr(node, "names", ())] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [f"{node.module}.{name.name}" for name in node.names]
+            parts = {name.split(".")[1] for name in names if name.startswith("convert.")}
+            found.setdefault(path.relative_to(ROOT).as_posix(), set()).update(parts)
+    assert {path: parts for path, parts in found.items() if parts} == READERS
 
 
 ROOMS = ("", "data", "step", "report", "run", "commands")
@@ -61,6 +78,27 @@ def test_torch_stays_outside(package):
     for path in sorted((ROOT / package).rglob("*.py")):
         found = {"torch", "transformers"} & set(imports(path))
         assert not found or path.name == "torch_answers.py", path
+
+
+OTHER_MEANINGS = {
+    "bert_jax/extras.py": ["tensorboard"],
+    "train/config.py": ["best"],
+    "train/run/opening.py": ["tensorboard"],
+}
+"""Words in the code that are also names of a run's files: extras, and a value of --threshold."""
+
+
+def test_names_of_a_run_s_files_are_written_once():
+    from bert_jax import run_files
+
+    names = {value for name, value in vars(run_files).items() if name.isupper()}
+    assert "run.json" in names
+    for package in ALLOWED:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            found = [node.value for node in tree if isinstance(node, ast.Constant) and node.value in names]
+            others = OTHER_MEANINGS.get(path.relative_to(ROOT).as_posix(), [])
+            assert found == others or path.name == "run_files.py", path
 
 
 def test_library_imports_without_jax():
@@ -102,36 +140,3 @@ def test_options_of_train_are_these():
         distributed coordinator num_processes process_id join_timeout
     """
     assert [field.name for field in dataclasses.fields(TrainConfig)] == options.split()
-
-
-def test_wheel_holds_bert_jax_alone_and_works_elsewhere(tmp_path, primes_directory):
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"bert_jax", f"{wheel.name.split('-py3')[0]}.dist-info"}
-    assert "bert_jax/py.typed" in names
-
-    # A venv of its own for the wheel, which sees this one's packages but not this checkout.
-    venv.create(tmp_path / "venv", with_pip=False)
-    python = tmp_path / "venv" / "bin" / "python"
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True, text=True
-    ).stdout.strip()
-    zipfile.ZipFile(wheel).extractall(site)
-    others = [path for path in sys.path if path.endswith("site-packages")]
-    (tmp_path / "packages").mkdir()
-    for folder in others:
-        for entry in os.listdir(folder):
-            if not entry.startswith(("bert_jax", "__editable__")) and not entry.endswith(".pth"):
-                (tmp_path / "packages" / entry).symlink_to(os.path.join(folder, entry))
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "packages")}
-    code = "import bert_jax; print(bert_jax.__file__); bert_jax.TextClassifier"
-    where = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert where.stdout.startswith(site), where.stderr
-    command = [python, "-m", "bert_jax", "--model", str(primes_directory), "a good film"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert '"text": "a good film"' in done.stdout
-    absent = subprocess.run([python, "-c", "import train"], cwd=tmp_path, env=environment, capture_output=True)
-    assert absent.returncode != 0

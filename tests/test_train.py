@@ -15,7 +15,6 @@ from bert_jax import checkpoint, files
 from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import SINGLE_LABEL, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.optimizer import adamw, clip_by_norm, fine_tuning, linear_schedule
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build
 from bert_jax.predict import TextClassifier
@@ -32,6 +31,7 @@ from train.step.batches import Batches, Counter
 from train.step.evaluator import Evaluator
 from train.step.gather import assemble
 from train.step.layouts import make_layout
+from train.step.optimizer import adamw, clip_by_norm, fine_tuning, linear_schedule
 from train.step.shapes import Shapes, fewest_rows
 from train.step.trainer import Trainer
 

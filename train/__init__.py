@@ -26,6 +26,9 @@ def fine_tune(data: Any, *, quiet: bool = False, **options: Any) -> "dict[str, M
     the caller's own is used (`bert_jax.compilation.use_cache`). The options for several processes are for the command
     only, because such processes may have to be ended.
     """
+    from bert_jax import extras
+
+    extras.check("train", "train.fine_tune")
     from rich.console import Console
 
     from bert_jax.errors import UserError

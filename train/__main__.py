@@ -2,6 +2,7 @@
 
 import sys
 
+from bert_jax import extras
 from bert_jax.allocator import keep_freed_memory
 from bert_jax.command import run
 from bert_jax.errors import UserError
@@ -11,6 +12,7 @@ from .config import parse
 
 def main(argv: list[str] | None = None) -> int:
     """Check everything that can be checked without JAX, then train. Return the exit code."""
+    extras.check("train", "python -m train")
     config = parse(argv)
     from .run.opening import open_run
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.command import Parser
+from bert_jax.command import MINILM, Parser, label_names
 from bert_jax.config import PRECISIONS
 from bert_jax.errors import UserError
 from bert_jax.long_texts import LONG_TEXTS
-from convert.huggingface import label_names
-from convert.location import MINILM
 
 from .metrics import ALL_METRICS, TASKS
 from .options import argument, flag, number_or_word, taken

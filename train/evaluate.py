@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax import extras
 from bert_jax.command import PRODUCTS, Parser, printable, run
 from bert_jax.config import CLASSIFIER, SINGLE_LABEL
 from bert_jax.errors import UserError
 from bert_jax.files import check_new_directory, new_directory, write_json
 from bert_jax.long_texts import LONG_TEXTS
+from bert_jax.run_files import REPORT
 from convert.runs import split_hashes
 
 from .config import TrainConfig
@@ -20,6 +22,7 @@ from .config import TrainConfig
 
 def main(argv: list[str] | None = None) -> None:
     """Check everything that can be checked without JAX, then evaluate."""
+    extras.check("train", "python -m train.evaluate")
     parser = Parser(
         prog="python -m train.evaluate",
         description=__doc__,
@@ -118,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     text = page.render(subject, {name: measured}, sure)
     console = Console(highlight=False, markup=False)
     with new_directory(out, overwrite=args.overwrite) as scratch:
-        (scratch / page.NAME).write_text(text, encoding="utf-8")
+        (scratch / REPORT).write_text(text, encoding="utf-8")
         write_json(
             scratch / "evaluation.json", {"facts": facts, "split": name, "metrics": metrics, "intervals": sure[name]}
         )

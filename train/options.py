@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.command import check_choice
+from bert_jax.command import check_choice, label_names
 from bert_jax.errors import UserError
-from convert.huggingface import label_names
 
 _OURS = ("group", "type", "may_change", "may_differ")
 """Metadata of a field that are not arguments of `add_argument`."""

@@ -15,12 +15,12 @@ from bert_jax.attention import kernel_for
 from bert_jax.config import BertConfig
 from bert_jax.heads import SequenceClassifier
 from bert_jax.logits import make_apply, packed_logits
-from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from train.data.token_set import TokenSet
 from train.step.batches import Batches
 from train.step.layouts import default_window, make_layout, row_multiple
+from train.step.optimizer import fine_tuning
 from train.step.shapes import Shapes
 from train.step.train_step import State
 from train.step.trainer import Trainer

@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.compilation import use_cache
-from bert_jax.optimizer import fine_tuning
 from bert_jax.packing import Tokens
 from bert_jax.parameters import build_classifier
 from tests.conftest import PRIMES, random_checkpoint
@@ -25,6 +24,7 @@ from train.run.checkpoints import Checkpoints, filled, named
 from train.step.batches import Batches
 from train.step.evaluator import Evaluator
 from train.step.layouts import make_layout
+from train.step.optimizer import fine_tuning
 from train.step.trainer import Trainer
 
 # Devices, then what else the layout is made with.

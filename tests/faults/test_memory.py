@@ -187,11 +187,11 @@ def test_the_rough_estimate_is_near_what_the_compiler_says(layers, length):
 
     from bert_jax.config import BertConfig
     from bert_jax.heads import SequenceClassifier
-    from bert_jax.optimizer import fine_tuning
     from train.data.token_set import TokenSet
     from train.step import memory
     from train.step.batches import Batches
     from train.step.layouts import make_layout
+    from train.step.optimizer import fine_tuning
     from train.step.trainer import Trainer
 
     sizes = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 1000}

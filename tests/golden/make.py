@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax import command
 from bert_jax.checkpoint import parameter_shapes
 from bert_jax.config import BertConfig
 from bert_jax.files import write_json
 from bert_jax.tensors import write_tensors
-from convert import conversion, location, parity, reference
+from convert import conversion, parity, reference
 from convert.names import rows
 
 HERE = Path(__file__).parent
@@ -134,7 +135,7 @@ def main() -> None:
         made = parity.ask_torch(read, max_length=128, sample=True, sweep=True)
         reference.save(directory / "reference.safetensors", made)
         print(name, json.dumps(changes))
-    read = conversion.read(location.MINILM)
+    read = conversion.read(command.MINILM)
     reference.save(MINILM, parity.ask_torch(read, max_length=512, sample=True, sweep=True))
 
 

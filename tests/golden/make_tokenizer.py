@@ -12,7 +12,8 @@ from pathlib import Path
 import tokenizers
 import transformers
 
-from convert.location import MINILM, locate
+from bert_jax.command import MINILM
+from convert.location import locate
 from tests.tokenizer_texts import MAX_LENGTHS, NAMES, blocks, digest, directory_of, encode
 
 GOLDEN = Path(__file__).parent / "tokenizer.json"

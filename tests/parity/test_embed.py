@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from bert_jax import files
+from bert_jax.command import MINILM
 from bert_jax.embedder import Embedder
 from bert_jax.sentence_files import POOLING_FLAGS, POOLINGS
 from bert_jax.sentence_layers import ACTIVATIONS
 from convert import huggingface
 from convert.__main__ import main as convert
-from convert.location import MINILM
 from tests.sentence_models import NORMALIZE, PROMPTS, SIZE, TEXTS, Spec, dense, layer_norm, made
 from tests.test_embed_files import module_files
 

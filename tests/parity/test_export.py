@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from bert_jax import checkpoint, files
+from bert_jax.command import MINILM
 from bert_jax.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bert_jax.predict import TextClassifier
 from bert_jax.tokenizer import Tokenizer
 from convert import export, huggingface
 from convert.__main__ import main as convert
-from convert.location import MINILM
 from tests.conftest import PRIMES, random_checkpoint
 
 pytestmark = pytest.mark.parity

@@ -12,10 +12,10 @@ import pytest
 
 from bert_jax import checkpoint, files
 from bert_jax.checkpoint import with_classifier
+from bert_jax.command import MINILM
 from bert_jax.predict import TextClassifier
 from convert import comparison, conversion, parity, torch_answers
 from convert.__main__ import main as convert
-from convert.location import MINILM
 from convert.texts import TEXTS
 from convert.torch_answers import INSTRUCTION_SETS, instruction_sets
 from tests.conftest import PRIMES, ROOT, random_checkpoint

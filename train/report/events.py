@@ -1,36 +1,26 @@
 """TensorBoard event files with the same numbers as metrics.jsonl."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import UserError
+from bert_jax.run_files import EVENTS, LOG
 
 from ..guest import as_found
-
-FOLDER = "tensorboard"
-"""Folder of the event files in a run directory."""
-
-
-def check_installed() -> None:
-    """Raise `UserError` if tensorboardX, the extra `tensorboard`, is not installed."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise UserError("--tensorboard needs tensorboardX; install it: pip install 'bert_jax[tensorboard]'")
 
 
 class Events:
     """TensorBoard event files of a run. They are written anew from the lines of its log, and `add` appends to them."""
 
     def __init__(self, run: Path):
-        shutil.rmtree(run / FOLDER, ignore_errors=True)  # old files may have lines that the log no longer has
+        shutil.rmtree(run / EVENTS, ignore_errors=True)  # old files may have lines that the log no longer has
         with as_found("CRC32C_SW_MODE"):
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(run / FOLDER))
-        for line in (run / "metrics.jsonl").read_bytes().splitlines():
+            self._writer = SummaryWriter(str(run / EVENTS))
+        for line in (run / LOG).read_bytes().splitlines():
             self.add(json.loads(line))
 
     def add(self, values: Mapping[str, Any]) -> None:

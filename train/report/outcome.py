@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.files import write_whole
+from bert_jax.run_files import LOG, REPORT
 
 from ..config import TrainConfig
 from ..data.prepare import Prepared
@@ -42,7 +43,7 @@ def write(
     }
     given = page.changed(config)
     options = {name: str(value) for name, value in record["config"].items() if name in (*_SHOWN, *given)}
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+    log = [json.loads(line) for line in (run / LOG).read_bytes().splitlines()]
     subject = Subject(
         title=f"{Path(config.data).name} on {Path(config.model).name}",
         subtitle=f"Fine-tuned {datetime.date.today():%-d %B %Y}; {log[-1]['step']:,} steps" if log else "",
@@ -57,4 +58,4 @@ def write(
         hashes={n: v for n, v in record["source"].items() if len(str(v)) == 64}
         | {path: digest for files in record["data"].values() for path, digest in files.items()},
     )
-    write_whole(run / page.NAME, page.render(subject, measured, record["intervals"]).encode())
+    write_whole(run / REPORT, page.render(subject, measured, record["intervals"]).encode())

@@ -23,8 +23,6 @@ from . import plots
 from .console import shown, word
 from .statistics import absent, calibration, intervals, worst
 
-NAME = "report.html"
-
 _OF_HOSTS = {one.name for one in dataclasses.fields(TrainConfig) if one.metadata["group"] == HOSTS}
 """Options that only the command line takes."""
 

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from bert_jax.attention import kernel_for
 from bert_jax.heads import SequenceClassifier, example_losses
-from bert_jax.optimizer import fine_tuning, linear_schedule
 from bert_jax.parameters import build_classifier
 
 from ..config import TrainConfig
@@ -22,6 +21,7 @@ from ..step.batches import Batches
 from ..step.evaluator import Evaluator
 from ..step.layouts import Layout, default_window, make_layout, row_multiple
 from ..step.network import agreed_attention, check_attention, settings
+from ..step.optimizer import fine_tuning, linear_schedule
 from ..step.trainer import Trainer
 from .record import describe
 

@@ -5,6 +5,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from bert_jax import run_files
 from bert_jax.packing import Tokens
 from bert_jax.scores import HALF
 
@@ -52,7 +53,7 @@ class Evaluation:
         is_better = better(metric, score, progress.best)
         progress.waited = 0 if is_better else progress.waited + 1
         if is_better:
-            directory = self._arranged.config.run_directory / "best"
+            directory = self._arranged.config.run_directory / run_files.BEST
             with self._watchdog.long():
                 hosts.on_first(lambda: save_best(directory, prepared.checkpoint, params, dev.metrics))
             progress.best, progress.dev = score, dev.metrics
@@ -61,7 +62,7 @@ class Evaluation:
 
     def of_best(self, progress: Progress) -> dict[str, Measured]:
         """Return the results of the best model, as it was saved, on every evaluated split."""
-        prepared, directory = self._arranged.prepared, self._arranged.config.run_directory / "best"
+        prepared, directory = self._arranged.prepared, self._arranged.config.run_directory / run_files.BEST
         tensors = hosts.from_first(saved_best(directory, prepared.checkpoint.config))
         params = self._arranged.layout.put(self._arranged.parameters(tensors))
         threshold = (progress.dev or {}).get("threshold", HALF)  # saved with the best model

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from bert_jax.config import MULTI_LABEL
 from bert_jax.files import write_json
+from bert_jax.run_files import BEST, RECORD, REPORT, SCORES
 
-from ..report import outcome, page
+from ..report import outcome
 from ..report.console import CompileClock, Speed, closing_table
 from ..report.page import Measured
 from ..report.statistics import absent
@@ -44,23 +45,23 @@ def finish(
     record = record | {
         "figures": {**speed.figures(), **clock.figures(), "total_seconds": seconds},
         "ended": {"step": progress.step, "waited": progress.waited},
-        "best": results,
+        SCORES: results,
     }
     facts = {
         "compiled": f"{len(speed.shapes)} shapes of the step; {clock.describe()}",
         "speed": f"{speed.steps_per_second:.2f} steps/s, {speed.tokens_per_second:,.0f} useful tokens/s",
         "useful tokens": f"{speed.useful_share:.1%} of those computed",
         "time": f"{seconds:.0f} s",
-        "model": str(out / "best"),
-        "report": str(out / page.NAME),
+        "model": str(out / BEST),
+        "report": str(out / REPORT),
     }
     if task == MULTI_LABEL:
         facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
-    with writing(out / page.NAME), watchdog.long():
+    with writing(out / REPORT), watchdog.long():
         record["intervals"] = hosts.on_first(lambda: {name: one.intervals(task) for name, one in measured.items()})
         hosts.on_first(lambda: outcome.write(out, arranged.config, prepared, record, facts, measured))
-    with writing(out / "run.json"):  # last, because a run with results in run.json is finished
-        hosts.on_first(lambda: write_json(out / "run.json", record))
+    with writing(out / RECORD):  # last, because a run with results in run.json is finished
+        hosts.on_first(lambda: write_json(out / RECORD, record))
     closing_table(console, task, labels, results, facts)
     for name, one in measured.items():
         if warning := absent(task, one.targets, one.metrics, labels):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bert_jax.command import printable
 from bert_jax.errors import UserError
+from bert_jax.run_files import CHECKPOINTS, LOG
 
 from ..config import TrainConfig
 from ..data.prepare import Prepared
@@ -63,9 +64,7 @@ def run(
             lambda: stack.enter_context(RunDirectory(config.run_directory, facts, restart=config.restart))
         )
         checkpoints = first and stack.enter_context(
-            Checkpoints(
-                first.path / "checkpoints", console.print, smaller_is_better=prepared.metric in SMALLER_IS_BETTER
-            )
+            Checkpoints(first.path / CHECKPOINTS, console.print, smaller_is_better=prepared.metric in SMALLER_IS_BETTER)
         )
         stopping = stack.enter_context(signals or Interrupts())
         training = None
@@ -122,7 +121,7 @@ class Training:
             self._start(earlier)
             self._stepping.place_data()
         progress = self.progress
-        path = config.run_directory / "metrics.jsonl" if hosts.is_first() else None
+        path = config.run_directory / LOG if hosts.is_first() else None
         with (
             MetricsLog(path, progress.log_bytes, events=config.tensorboard) as self._log,
             ticker(self._console, self._arranged.steps, progress.step) as self._ticker,

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bert_jax import extras
 from bert_jax.errors import UserError, some
 from bert_jax.files import read_json
+from bert_jax.run_files import CHECKPOINTS, CLEARING, LOCK, RECORD, SCORES, is_finished
 
 from ..config import TrainConfig
 from ..data.prepare import Prepared, prepare
 from ..data.sources import SPLITS
 from ..metrics import ALL_METRICS
 from ..options import flag
-from ..report.events import check_installed
 
-LOCK = "lock"
 _NAMED = 5
 """Maximum number of files that a message names."""
-_OURS = frozenset({LOCK, ".run.json.new"})  # left by a run that was killed before it wrote run.json
+_OURS = frozenset({LOCK, f".{RECORD}.new"})  # left by a run that was killed before it wrote run.json
 
 
 class Opening(NamedTuple):
@@ -44,9 +44,9 @@ def open_run(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Op
     directory has a run, finished or not, with other options, another model or other data.
     """
     if config.tensorboard:
-        check_installed()
+        extras.check("tensorboard", "--tensorboard")
     before = None if config.inspect else _earlier(config)
-    over = before is not None and "best" in before
+    over = before is not None and is_finished(before)
     several = config.distributed or config.process_id  # only the first of several processes writes
     if not (config.inspect or several or over):
         check_writable(config.run_directory)
@@ -54,7 +54,7 @@ def open_run(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Op
     if before is None:
         return Opening(prepared)
     refuse_others(config.run_directory, before, identity(config, prepared))
-    return Opening(prepared, _finished(config, before), before["best"]) if over else Opening(prepared)
+    return Opening(prepared, _finished(config, before), before[SCORES]) if over else Opening(prepared)
 
 
 def check_writable(out: Path) -> None:
@@ -160,10 +160,10 @@ def _earlier(config: TrainConfig) -> dict[str, Any] | None:
     out = config.run_directory
     if not os.path.exists(out) or (out.is_dir() and not set(os.listdir(out)) - _OURS):
         return None
-    if not (out / "run.json").is_file():
-        raise UserError(f"{out}: exists and is not a run (no run.json); choose another --out")
-    before = read_json(out / "run.json")
-    if config.restart or before.get("clearing"):
+    if not (out / RECORD).is_file():
+        raise UserError(f"{out}: exists and is not a run (no {RECORD}); choose another --out")
+    before = read_json(out / RECORD)
+    if config.restart or before.get(CLEARING):
         return None
     options = _options(config)
     if config.long_texts is None:  # the model's tokenizer decides this, and it has not been read yet
@@ -177,7 +177,7 @@ def _finished(config: TrainConfig, before: Mapping[str, Any]) -> str | None:
 
     Raises `UserError` if the run should resume but has no checkpoints.
     """
-    out, dev = config.run_directory, before["best"]["dev"]
+    out, dev = config.run_directory, before[SCORES]["dev"]
     ended = before.get("ended", {"step": before["steps"], "waited": 0})
     more = config.epochs * _steps_an_epoch(before) > ended["step"]
     patient = ended["waited"] < (config.patience or math.inf)
@@ -198,7 +198,7 @@ def _finished(config: TrainConfig, before: Mapping[str, Any]) -> str | None:
 
 def _saved(out: Path) -> list[int]:
     """Return the steps of all checkpoints."""
-    return [int(path.stem) for path in (out / "checkpoints").glob("*.json") if path.stem.isdecimal()]
+    return [int(path.stem) for path in (out / CHECKPOINTS).glob("*.json") if path.stem.isdecimal()]
 
 
 def _steps_taken(out: Path, before: Mapping[str, Any]) -> int:

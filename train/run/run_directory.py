@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
+from bert_jax.run_files import BEST, CLEARING, LOCK, RECORD
 
 from ..report.events import Events
-from .opening import LOCK, refuse_others
+from .opening import refuse_others
 
 
 @contextlib.contextmanager
@@ -68,16 +69,16 @@ class RunDirectory:
         self._lock.close()  # closing the file releases the lock, as the end of the process would
 
     def _begin(self, record: dict[str, Any], restart: bool) -> None:
-        run = self.path / "run.json"
+        run = self.path / RECORD
         before = read_json(run) if run.is_file() and not restart else {}
-        if before and not before.get("clearing"):
+        if before and not before.get(CLEARING):
             refuse_others(self.path, before, record)
             self.earlier = before
-            for left in self.path.glob(".best.partial-*"):  # by a process that was killed while it wrote the best model
+            for left in self.path.glob(f".{BEST}.partial-*"):  # by a process that was killed as it wrote the model
                 shutil.rmtree(left, ignore_errors=True)
         else:
             # If the process is killed here, the next run starts over, and never resumes old files under the new record.
-            write_json(run, record | {"clearing": True})
+            write_json(run, record | {CLEARING: True})
             for path in self.path.iterdir():
                 if path.name not in (LOCK, run.name):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
