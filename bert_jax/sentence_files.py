@@ -1,6 +1,6 @@
 """The files in which sentence-transformers describes its modules, read strictly: what is not supported is refused.
 
-Nothing in this module needs JAX. Source: sentence-transformers 5 and 6, `base/model.py`, `base/modules` and
+Nothing in this module needs JAX. Source: sentence-transformers 6.2, `base/model.py`, `base/modules` and
 `sentence_transformer/modules`.
 """
 

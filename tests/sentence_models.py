@@ -35,7 +35,7 @@ class Spec:
     def files(self) -> dict[str, bytes]:
         """The files by relative name."""
         entries = [("", "Transformer"), ("1_Pooling", "Pooling")]
-        out = {"1_Pooling/config.json": {"word_embedding_dimension": SIZE, **self.pooling}}
+        out: dict[str, Any] = {"1_Pooling/config.json": {"word_embedding_dimension": SIZE, **self.pooling}}
         weights: dict[str, bytes] = {}
         for number, (kind, settings, tensors) in enumerate(self.others, 2):
             entries.append((folder := f"{number}_{kind}", kind))

@@ -1,9 +1,11 @@
 """Embeddings: the numbers, against numpy text by text; prompts, lengths, and what a caller can get wrong."""
 
+import functools
 import json
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from tests.sentence_models import (
     write_native,
 )
 
-CLOSE = {"atol": 3e-6, "rtol": 1e-5}
+assert_close = functools.partial(np.testing.assert_allclose, atol=3e-6, rtol=1e-5)
 
 EACH = Spec({"pooling_mode": list(POOLINGS)})
 """All ways to pool, side by side."""
@@ -68,7 +70,7 @@ def test_embeddings_are_those_of_numpy(name, tmp_path):
     found = embedder(TEXTS * 5)  # several in a row of tokens
     assert found.dtype == np.float32
     assert found.shape == (len(TEXTS) * 5, embedder.modules.size)
-    np.testing.assert_allclose(found, np.tile(golden(directory, SPECS[name], TEXTS), (5, 1)), **CLOSE)
+    assert_close(found, np.tile(golden(directory, SPECS[name], TEXTS), (5, 1)))
 
 
 def test_older_files_choose_by_flags_in_the_order_of_the_names(tmp_path):
@@ -115,16 +117,18 @@ def test_prompts(include, tmp_path):
     spec = Spec({**EACH.pooling, "include_prompt": include}, model=model)
     directory = write_native(spec, tmp_path)
     embedder, plain = Embedder.load(directory), golden(directory, spec, TEXTS)
-    for arguments, prompt in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"prompt_name": "query"}, PROMPTS["query"]),
         ({"prompt": "film the "}, "film the "),
         ({}, PROMPTS["passage"]),
-    ):
+    ]
+    for arguments, prompt in cases:
         expected = golden(directory, spec, TEXTS, prompt=prompt)
-        np.testing.assert_allclose(embedder(TEXTS, **arguments), expected, **CLOSE)
+        assert_close(embedder(TEXTS, **arguments), expected)
         assert not np.allclose(expected, plain)
-    for arguments in ({"prompt": ""}, {"prompt_name": "none"}, {"prompt_name": "document"}):
-        np.testing.assert_allclose(embedder(TEXTS, **arguments), plain, **CLOSE)
+    empty: list[dict[str, Any]] = [{"prompt": ""}, {"prompt_name": "none"}, {"prompt_name": "document"}]
+    for arguments in empty:
+        assert_close(embedder(TEXTS, **arguments), plain)
 
 
 def test_a_text_that_is_gone_without_its_prompt_is_refused(tmp_path):
@@ -142,7 +146,7 @@ def test_lengths(tmp_path):
         directory = write_native(spec, tmp_path / str(len(list(tmp_path.iterdir()))))
         [found] = Embedder.load(directory).stream(long, **arguments)
         assert found.truncated
-        np.testing.assert_allclose(found.vector, golden(directory, spec, long, max_length=expected)[0], **CLOSE)
+        assert_close(found.vector, golden(directory, spec, long, max_length=expected)[0])
 
     check(Spec(), 67)
     check(Spec(transformer={"max_seq_length": 20}), 20)
@@ -175,12 +179,12 @@ def test_a_checkpoint_without_modules_is_a_mean_and_says_so(tmp_path, primes_dir
     (directory / "modules.json").unlink()
     with pytest.warns(UserWarning, match="native: no modules.json, so an embedding is the mean of all token vectors"):
         found = Embedder.load(directory)(TEXTS)
-    np.testing.assert_allclose(found, golden(directory, Spec(), TEXTS), **CLOSE)
+    assert_close(found, golden(directory, Spec(), TEXTS))
     with warnings.catch_warnings(action="error"):
         chosen = Embedder.load(directory, pooling="cls", normalize=True)(TEXTS)
         from_classifier = Embedder.load(primes_directory, pooling="mean")
     expected = golden(directory, Spec({"pooling_mode": "cls"}), TEXTS, normalize=True)
-    np.testing.assert_allclose(chosen, expected, **CLOSE)
+    assert_close(chosen, expected)
     assert from_classifier(["good"]).shape == (1, SIZE)  # its encoder
     with pytest.raises(UserError, match=r"--pooling is 'median'; expected one of cls, max, mean,"):
         Embedder.load(directory, pooling="median")
@@ -193,7 +197,7 @@ def test_normalize_adds_or_removes_the_last_step(others, normalize, tmp_path):
     directory = write_native(Spec(others=others, model=model), tmp_path)
     kept = Spec(others=others if normalize else [], model=model)
     expected = golden(directory, kept, TEXTS, normalize=normalize)
-    np.testing.assert_allclose(Embedder.load(directory, normalize=normalize)(TEXTS), expected, **CLOSE)
+    assert_close(Embedder.load(directory, normalize=normalize)(TEXTS), expected)
 
 
 def test_normalize_at_the_end_is_done_once(embedder):

@@ -1,5 +1,6 @@
 """sentence-transformers, live: its embeddings and ours, for small random models of every kind and for MiniLM."""
 
+import functools
 import json
 
 import numpy as np
@@ -20,7 +21,7 @@ pytest.importorskip("torch")
 sentence_transformers = pytest.importorskip("sentence_transformers")
 models = pytest.importorskip("sentence_transformers.models")
 
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+assert_close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5)
 EACH = {"pooling_mode": list(POOLINGS)}
 
 SPECS = {
@@ -83,13 +84,13 @@ def test_the_embeddings_are_those_of_sentence_transformers(name, tmp_path):
     assert ours.modules.max_length == theirs.max_seq_length
     assert ours.modules.prompts == theirs.prompts
     for arguments in ARGUMENTS if "prompts" in spec.model else ARGUMENTS[:1]:
-        np.testing.assert_allclose(ours(TEXTS, **arguments), theirs.encode(TEXTS, **arguments), **CLOSE)
+        assert_close(ours(TEXTS, **arguments), theirs.encode(TEXTS, **arguments))
 
 
 def test_normalize_at_the_end_is_their_normalize_embeddings(tmp_path):
     source = write_source(SPECS["truncated"], tmp_path)
     ours, theirs = both(source, tmp_path, normalize=True)
-    np.testing.assert_allclose(ours(TEXTS), theirs.encode(TEXTS, normalize_embeddings=True), **CLOSE)
+    assert_close(ours(TEXTS), theirs.encode(TEXTS, normalize_embeddings=True))
 
 
 def test_a_plain_bert_is_a_mean_in_both(tmp_path):
@@ -99,7 +100,7 @@ def test_a_plain_bert_is_a_mean_in_both(tmp_path):
     ours, theirs = both(source, tmp_path, pooling="mean")
     assert ours.modules.max_length == theirs.max_seq_length == 30
     assert ours.modules.prompts == theirs.prompts == {"query": "", "document": ""}
-    np.testing.assert_allclose(ours(TEXTS), theirs.encode(TEXTS), **CLOSE)
+    assert_close(ours(TEXTS), theirs.encode(TEXTS))
 
 
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
@@ -120,7 +121,7 @@ def test_what_sentence_transformers_saves_is_read_and_comes_back(safe, tmp_path)
     assert (tmp_path / "saved" / "2_Dense" / "pytorch_model.bin").exists() is not safe
     ours, again = both(tmp_path / "saved", tmp_path)
     expected = theirs.encode(TEXTS)
-    np.testing.assert_allclose(ours(TEXTS), expected, **CLOSE)
+    assert_close(ours(TEXTS), expected)
     np.testing.assert_array_equal(again.encode(TEXTS), expected)
     convert([str(tmp_path / "native"), str(tmp_path / "back"), "--to", "hf"])
     assert module_files(tmp_path / "back") == module_files(tmp_path / "saved")
