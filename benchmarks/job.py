@@ -56,6 +56,13 @@ def make(directory: Path, model: str, data: Path, settings: dict[str, Any], *, s
     return Job(directory)
 
 
+def texts(data: Path, seed: int, count: int) -> list[str]:
+    """Return `count` raw train texts in an order drawn from the seed; a small set is gone through again."""
+    rows = read(TrainConfig(data=str(data), seed=seed), SINGLE_LABEL).splits["train"].rows
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return [rows[i].text for i in np.resize(order, count)]
+
+
 def write_examples(path: Path, tokens: Sequence[Tokens], labels: Sequence[int]) -> None:
     """Write a split as `workload.Job.examples` reads it."""
     ids = np.concatenate([example.input_ids for example in tokens])

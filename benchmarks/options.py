@@ -1,4 +1,4 @@
-"""Options that both commands have."""
+"""Options that the commands share."""
 
 import importlib.util
 from pathlib import Path
@@ -8,6 +8,8 @@ from bert_jax.errors import UserError
 from train.config import DEMO
 
 TORCH_ABSENT = "torch or transformers is not installed: pip install '.[parity]'"
+
+SENTENCES_ABSENT = "torch or sentence-transformers is not installed: pip install '.[parity]'"
 
 RUNTIME_ABSENT = "{0}, torch or onnxscript is not installed: pip install '.[parity,runtimes]'"
 
@@ -41,6 +43,11 @@ def wanted(name: str, only: str) -> bool:
 def has_torch() -> bool:
     """Whether the torch contenders can run in this interpreter."""
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def has_sentence_transformers() -> bool:
+    """Whether sentence-transformers can run in this interpreter."""
+    return has_torch() and importlib.util.find_spec("sentence_transformers") is not None
 
 
 def has_runtime(name: str) -> bool:

@@ -25,6 +25,8 @@ CONTENDERS = {
     "predict-ours": "ours_prediction",
     "predict-torch": "torch_prediction",
     "predict-runtime": "runtime_prediction",
+    "embed-ours": "ours_embedding",
+    "embed-theirs": "sentence_embedding",
     "attention": "attention",
 }
 """Kind of contender -> module with `Contender(job, argument)`."""

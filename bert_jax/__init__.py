@@ -1,11 +1,11 @@
-"""BERT in JAX and Flax NNX: load a checkpoint, call the model, classify text.
+"""BERT in JAX and Flax NNX: load a checkpoint, call the model, classify text, embed text.
 
 Letters in array shapes and einsums, everywhere in the project:
 
     B rows              D hidden size        N examples in a batch
     T tokens in a row   H attention heads    C classes
     S key tokens        K size of a head     L layers
-    V vocabulary        F feed-forward size
+    V vocabulary        F feed-forward size  P size of an embedding
 """
 
 import importlib
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bert_jax.checkpoint import load
     from bert_jax.config import BertConfig
+    from bert_jax.embedder import Embedder, Embedding
     from bert_jax.errors import UserError
     from bert_jax.heads import SequenceClassifier, cross_entropy
     from bert_jax.model import Model
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BertConfig": "config",
+    "Embedder": "embedder",
+    "Embedding": "embedder",
     "Model": "model",
     "Prediction": "predict",
     "Rows": "packing",
@@ -38,6 +41,8 @@ _HOME = {
 __version__ = "0.1.0"
 __all__ = [
     "BertConfig",
+    "Embedder",
+    "Embedding",
     "Model",
     "Prediction",
     "Rows",

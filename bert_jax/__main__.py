@@ -1,4 +1,4 @@
-"""Label texts: write a line with a JSON object for each text, in order, or a table with its rows labelled."""
+"""Label texts, or embed them: write a line with a JSON object for each text, in order, or a table of labelled rows."""
 
 import functools
 import itertools
@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
+from bert_jax import embed_options
 from bert_jax.answered_tables import TABLES, WRITTEN, Table, answer, check_output, writing
 from bert_jax.checkpoint import read_classifier
 from bert_jax.command import PRODUCTS, Parser, run
@@ -18,10 +19,12 @@ from bert_jax.config import is_whole
 from bert_jax.errors import UserError
 from bert_jax.files import new_file
 from bert_jax.long_texts import LONG_TEXTS
+from bert_jax.sentence_modules import read_embedder
 from bert_jax.tables import kind
 from bert_jax.tokenizer import check_max_length
 
 if TYPE_CHECKING:
+    from bert_jax.embedder import Embedding
     from bert_jax.predict import Prediction
 
 _CONTROL = re.compile("[\x7f-\x9f]")
@@ -36,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
   python -m bert_jax --model runs/demo/best "one text" "another text"
   python -m bert_jax --model runs/demo/best --input texts.txt --output out.jsonl
   python -m bert_jax --model runs/demo --input reviews.csv --output labelled.csv
-  python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair\"""",
+  python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair"
+  python -m bert_jax --model runs/minilm --embed --input texts.txt --output out.npy""",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
     parser.add_argument("--model", required=True, metavar="DIR", help="a training run, or a native checkpoint")
@@ -68,8 +72,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--dtype", **PRODUCTS["--dtype"])
     parser.add_argument("--precision", **PRODUCTS["--precision"])
+    embed_options.add_options(parser)
     args = parser.parse_args(argv)
 
+    embed_options.check_options(args)
     if args.texts and args.input:
         raise UserError("give texts or --input, not both")
     for text in args.texts:
@@ -77,21 +83,34 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"text {text!a}: not UTF-8")
     if args.pairs and len(args.texts) % 2:
         raise UserError(f"--pairs takes texts two by two; there are {len(args.texts)}")
-    checkpoint, tokenizer = read_classifier(args.model)
+    if args.embed:
+        checkpoint, tokenizer, modules = read_embedder(args.model, args.pooling, args.normalize)
+        modules.prompt(args.prompt, args.prompt_name)
+    else:
+        (checkpoint, tokenizer), modules = read_classifier(args.model), None
     if args.max_length is not None:
         check_max_length(args.max_length, checkpoint.config, pairs=args.pairs)
     table = _table(args)
-    with _input(args, table) as (texts, pairs, interactive), _output(args, table) as write:
+    size = modules.size if modules else 0
+    with _input(args, table) as (texts, pairs, interactive), _output(args, table, size) as write:
         # JAX is imported after everything that can be checked without it.
         from bert_jax.compilation import use_cache
-        from bert_jax.predict import TextClassifier
 
         use_cache()
-        classifier = TextClassifier(checkpoint, tokenizer, args.dtype, args.precision)
-        how = {"max_length": args.max_length, "long_texts": args.long_texts, "interactive": interactive}
-        with closing(classifier.stream(texts, pairs, **how)) as predictions:
-            for prediction in predictions:
-                write(prediction)
+        how = {"max_length": args.max_length, "interactive": interactive}
+        if modules:
+            from bert_jax.embedder import Embedder
+
+            embedder = Embedder(checkpoint, tokenizer, modules, args.dtype, args.precision)
+            results = embedder.stream(texts, prompt=args.prompt, prompt_name=args.prompt_name, **how)
+        else:
+            from bert_jax.predict import TextClassifier
+
+            classifier = TextClassifier(checkpoint, tokenizer, args.dtype, args.precision)
+            results = classifier.stream(texts, pairs, long_texts=args.long_texts, **how)
+        with closing(results):
+            for result in results:
+                write(result)
 
 
 def _table(args) -> Table | None:
@@ -121,6 +140,8 @@ def _input(args, table: Table | None) -> Iterator[tuple[Iterable[str], Iterable[
         with table.opened() as (texts, pairs):
             if args.pairs and pairs is None:
                 raise UserError(f"{args.input}: no column with the second text of a pair; name it with --pair-column")
+            if args.embed and pairs is not None:
+                raise UserError(f"{args.input}: has two columns of texts; name the one to embed with --text-column")
             yield texts, pairs, False
     elif args.input:
         with _open(args.input) as file:
@@ -143,23 +164,27 @@ def _open(name: str) -> BinaryIO:
 
 
 @contextmanager
-def _output(args, table: Table | None) -> Iterator["Callable[[Prediction], None]"]:
-    """Yield the function that writes a prediction."""
-    if table is not None and args.output and kind(Path(args.output)) in WRITTEN:
+def _output(args, table: Table | None, size: int) -> Iterator[Callable[[Any], None]]:
+    """Yield the function that writes a prediction, or an embedding, which has `size` elements."""
+    how = {} if args.embed else {"logits": args.logits}
+    if args.embed and args.output and embed_options.is_vectors(args.output):
+        with embed_options.writing_vectors(Path(args.output), size, overwrite=args.overwrite) as add:
+            yield lambda embedding: add(embedding.vector)
+    elif table is not None and args.output and kind(Path(args.output)) in WRITTEN:
         with writing(Path(args.output), table.path, overwrite=args.overwrite) as rows:
             yield lambda prediction: rows.write(answer(table.row(), prediction, logits=args.logits))
     elif args.output:
         with new_file(Path(args.output), overwrite=args.overwrite) as out:
-            yield functools.partial(_write, out, args.logits, False)
+            yield functools.partial(_write, out, how, False)
     elif sys.stdout is None:
         raise UserError("standard output is closed; give --output FILE")
     else:
         with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as out:
-            yield functools.partial(_write, out, args.logits, sys.stdin is not None and sys.stdin.isatty())
+            yield functools.partial(_write, out, how, sys.stdin is not None and sys.stdin.isatty())
 
 
-def _write(out: TextIO, logits: bool, flush: bool, prediction: "Prediction") -> None:
-    line = json.dumps(prediction.to_dict(logits=logits), ensure_ascii=False)
+def _write(out: TextIO, how: dict[str, bool], flush: bool, result: "Prediction | Embedding") -> None:
+    line = json.dumps(result.to_dict(**how), ensure_ascii=False)
     # JSON does not escape the control characters from 0x7f to 0x9f, which control some terminals too.
     out.write((line if line.isprintable() else _CONTROL.sub(_escaped, line)) + "\n")
     if flush:

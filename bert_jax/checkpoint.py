@@ -144,7 +144,7 @@ def read_config(path: Path, reading: Callable[[dict[str, Any]], dict[str, Any]] 
 
 
 _OF_MODULE = ("config.json", "model.safetensors", "pytorch_model.bin")
-"""Files in the folder of a sentence-transformers module; a checkpoint carries them along without interpreting them."""
+"""Files in the folder of a sentence-transformers module; `bert_jax.sentence_modules` reads what they say."""
 
 
 def read_files(directory: Path) -> dict[str, bytes]:

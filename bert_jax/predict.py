@@ -2,34 +2,28 @@
 
 import functools
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import check_choice
 from bert_jax.errors import UserError
-from bert_jax.logits import IN_FLIGHT, batch_tokens, late, make_apply, packed_logits, pooled
+from bert_jax.logits import batch_tokens, make_apply, packed_logits, pooled
 from bert_jax.long_texts import LONG_TEXTS, Cutting
-from bert_jax.packing import Rows, Tokens, prediction_batches
+from bert_jax.packing import Tokens, prediction_batches
 from bert_jax.parameters import build_classifier
 from bert_jax.scores import threshold_of
+from bert_jax.streaming import Window, computed, window_texts
 from bert_jax.tasks import DEFAULT, TASKS
 from bert_jax.texts import check_list, checked, whole_number
 from bert_jax.tokenizer import Tokenizer, check_max_length
-
-_CHARACTERS = 256
-"""Average number of characters of a text; a window of longer texts ends early, so that its memory is bounded."""
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class Prediction(NamedTuple):
@@ -67,11 +61,6 @@ class Prediction(NamedTuple):
         if self.truncated:
             out["truncated"] = True
         return out
-
-
-def window_texts() -> int:
-    """Return the number of texts that are read, packed and predicted together, enough to fill many batches."""
-    return max(4096, batch_tokens())
 
 
 class TextClassifier:
@@ -171,23 +160,15 @@ class TextClassifier:
     def _stream(
         self, inputs: Iterable[tuple[str, ...]], cutting: Cutting, interactive: bool
     ) -> Generator[Prediction, None, None]:
-        size, ahead, in_flight = (1, 0, 0) if interactive else (window_texts(), 1, IN_FLIGHT)
-        pool = ThreadPoolExecutor(1, "bert_jax-prepare")
-        try:
-            prepare = functools.partial(self._prepare, cutting=cutting)
-            windows = _ahead(pool, prepare, _windows(inputs, size), ahead)
-            batches = (batch for window in windows for batch in window.tagged())
-            for (window, members, is_last), logits in late(self._apply, batches, in_flight):
-                window.logits[members] = logits[: len(members)]
-                if is_last:
-                    yield from self._predictions(window)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        prepare = functools.partial(self._prepare, cutting=cutting)
+        with closing(computed(self._apply, prepare, inputs, window_texts(), interactive=interactive)) as windows:
+            for window in windows:
+                yield from self._predictions(window)
 
-    def _prepare(self, inputs: list[tuple[str, ...]], cutting: Cutting) -> "_Window":
+    def _prepare(self, inputs: list[tuple[str, ...]], cutting: Cutting) -> Window:
         texts, *pairs = (list(column) for column in zip(*inputs, strict=True))
         owners, examples = zip(*self.tokenizer.examples(texts, pairs[0] if pairs else None, cutting), strict=True)
-        return _Window(
+        return Window(
             inputs,
             np.array(owners),
             [tokens.truncated for tokens in examples],
@@ -195,9 +176,9 @@ class TextClassifier:
             np.empty((len(examples), len(self.config.labels)), np.float32),
         )
 
-    def _predictions(self, window: "_Window") -> Iterator[Prediction]:
+    def _predictions(self, window: Window) -> Iterator[Prediction]:
         names, task = self.config.labels, self.task
-        logits = pooled(window.logits, window.owners)
+        logits = pooled(window.outputs, window.owners)
         truncated = np.zeros(len(logits), bool)
         truncated[window.owners[window.truncated]] = True
         scores = task.scores(logits.astype(np.float64))
@@ -229,47 +210,3 @@ def cutting_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Cutting:
         said["long_texts"] if said.get("long_texts") in LONG_TEXTS else tokenizer.long_texts,
         int(stride) if stride.isdecimal() else None,
     )
-
-
-class _Window(NamedTuple):
-    """Texts that are read and packed together, and their logits, which are filled in batch by batch.
-
-    M is the number of examples. An example may be part of a text; `owners` holds the index of each example's text.
-    """
-
-    inputs: list[tuple[str, ...]]
-    owners: Int[np.ndarray, " M"]
-    truncated: list[bool]
-    batches: list[tuple[Rows, list[int]]]
-    logits: Float[np.ndarray, "M C"]
-
-    def tagged(self) -> Iterator[tuple[Rows, tuple["_Window", list[int], bool]]]:
-        """Yield every batch with its window, the indices of its examples, and whether it is the window's last batch."""
-        for number, (rows, members) in enumerate(self.batches, 1):
-            yield rows, (self, members, number == len(self.batches))
-
-
-def _windows(inputs: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[str, ...]]]:
-    """Yield the inputs in windows of `size` inputs, or of fewer if the inputs are long."""
-    window, characters = [], 0
-    for item in inputs:
-        window.append(item)
-        characters += sum(map(len, item))
-        if len(window) == size or characters >= size * _CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
-) -> Iterator[_Result]:
-    """Yield `function(item)` of every item, in order; the pool computes up to `ahead` items in advance."""
-    futures: deque[Future[_Result]] = deque()
-    for item in items:
-        futures.append(pool.submit(function, item))
-        if len(futures) > ahead:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()

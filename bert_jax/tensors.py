@@ -6,6 +6,7 @@ hashed might not be the bytes that it reads.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -60,11 +61,23 @@ def read_tensors(path: Path, *, hashed: bool = True) -> TensorFile:
         if size > (memory := physical_memory()):
             raise UserError(f"{path}: {size:,} bytes, more than this machine's memory of {memory:,}")
         content = whole(file, size, path)
-    tensors = {
+    return TensorFile(_views(content, entries, start), metadata, hashlib.sha256(content).hexdigest() if hashed else "")
+
+
+def parse_tensors(content: bytes, path: Path) -> TensorFile:
+    """Return the tensors in the content of the safetensors file `path`, without a hash.
+
+    Raises `UserError` if the content is damaged or breaks the format.
+    """
+    entries, metadata, start = _header(io.BytesIO(content), len(content), path)
+    return TensorFile(_views(content, entries, start), metadata, "")
+
+
+def _views(content: bytes, entries: Mapping[str, "_Entry"], start: int) -> dict[str, np.ndarray]:
+    return {
         name: np.frombuffer(content, dtype, math.prod(shape), start + first).reshape(shape)
         for name, (dtype, shape, first, _) in entries.items()
     }
-    return TensorFile(tensors, metadata, hashlib.sha256(content).hexdigest() if hashed else "")
 
 
 def physical_memory() -> int:

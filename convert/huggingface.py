@@ -23,6 +23,7 @@ from bert_jax.files import write_json
 from bert_jax.misplaced import check_config_lies_in
 from bert_jax.tensors import write_tensors
 
+from . import modules
 from .location import MINILM_PACKAGE, Location
 from .names import HEADS, IGNORED, POSITION_IDS, TIED, Row, canonical, rows, wrapper
 from .weights import WEIGHTS, read_weights
@@ -111,7 +112,8 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
     _check(directory, shapes, found, problems)
     native = {table[name].native: table[name].layout.to_native(array) for name, array in found.items()}
     loaded = [origins[name] for name in shapes]
-    made = Checkpoint(config, native, read_files(directory), metadata, {**hashes, "config.json": config_sha256})
+    files = modules.with_safetensors(read_files(directory), directory)
+    made = Checkpoint(config, native, files, metadata, {**hashes, "config.json": config_sha256})
     return made, Findings(loaded, tied, ignored)
 
 
@@ -149,7 +151,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     config, tensors = to_huggingface(checkpoint)
     write_json(directory / "config.json", config)
     write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
-    write_files(directory, checkpoint.files)
+    write_files(directory, modules.without_made(checkpoint.files))
 
 
 def _ignored(

@@ -16,6 +16,7 @@ SHAPE_CHECKED = [
         for name in ("activations", "attention", "dropout", "embeddings", "encoder", "heads", "model", "packing")
     ),
     *(f"bert_jax.{name}" for name in ("fused_attention", "logits", "norm", "parameters", "predict", "scores", "tasks")),
+    *(f"bert_jax.{name}" for name in ("embedder", "pooling", "streaming")),
     *(f"train.step.{name}" for name in ("batches", "evaluator", "gather", "train_step")),
     "train.data.token_set",
     "train.metrics",

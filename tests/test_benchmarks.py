@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import figures, finetune, job, predict, report, saving, worker
+from benchmarks import embed, figures, finetune, job, predict, report, saving, worker
 from benchmarks.driver import Entry, Failed, Pool, Worker
 from benchmarks.figures import Round
 from benchmarks.workload import Examples, learning_rate
@@ -16,6 +16,7 @@ from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.packing import Tokens
 from tests.conftest import ROOT, VOCABULARY, write_random
+from tests.sentence_models import NORMALIZE, Spec, write_native
 from tests.test_structure import imports
 from train.data.token_set import TokenSet
 from train.step.batches import Batches
@@ -272,3 +273,16 @@ def test_runtimes_that_are_not_installed_are_named(encoder, data, capsys, monkey
     said = " ".join(capsys.readouterr().out.split())
     for name, package in (("onnxruntime sorted", "onnxruntime"), ("OpenVINO sorted", "openvino")):
         assert f"not run: {name}: {package}, torch or onnxscript is not installed: pip install '.[parity,run" in said
+
+
+@pytest.mark.slow
+def test_embedding_is_measured_without_peers(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(embed, "has_sentence_transformers", lambda: False)
+    model, out = write_native(Spec(others=[NORMALIZE]), tmp_path), tmp_path / "found.json"
+    options = ["--max-length", "16", "--sentences", "70", "--rounds", "2", "--json", str(out)]
+    embed.main(["--model", str(model), "--data", str(data), *options])
+    entry = json.loads(out.read_text())["cases"]["embedding"]["contenders"]["ours"]
+    assert [found["examples"] for found in entry["rounds"]] == [70, 70]
+    assert entry["agreement"] == pytest.approx(1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not run: batches of 32: torch or sentence-transformers is not installed: pip install '.[parity]'" in said

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from bert_jax import checkpoint, files
 from convert import huggingface
 from tests.conftest import PRIMES, ROOT, VOCABULARY, random_checkpoint
 from tests.processes import PATIENCE
+from tests.sentence_models import NORMALIZE, Spec
 from tests.test_hub_data import COMMITS, lines
 from tests.test_hub_data import Hub as DataHub
 from tests.test_push import TOKEN
@@ -52,6 +54,9 @@ def place(tmp_path_factory):
         huggingface.write(scratch, made)
     words = VOCABULARY[5:]
     texts = [" ".join(words[(i * k) % 7] for k in range(1, 2 + i % 90)) for i in range(24)]
+    with files.new_directory(folder / "sentence-transformers" / "all-MiniLM-L6-v2") as scratch:
+        modules = Spec(others=[NORMALIZE], model={"prompts": {"query": "the "}}).files()
+        huggingface.write(scratch, dataclasses.replace(made, files={**made.files, **modules}))
     (folder / "reviews.csv").write_text("text,label\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(texts)))
     (folder / "new.csv").write_text("text,label\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(texts[:7])))
     (folder / "reviews").mkdir()
@@ -129,6 +134,10 @@ def test_commands_and_python_of_the_docs(name, place, served, monkeypatch, capfd
         record = json.loads((place / "runs" / "imdb" / "run.json").read_text())
         assert record["examples"] == {"train": 10, "dev": 2, "test": 12}  # a fifth held out, unsup left out
         assert record["labels"] == ["neg", "pos"]
+    if name == "embeddings.md":
+        vectors = np.load(place / "vectors.npy")
+        assert (vectors.dtype, vectors.shape) == (np.float32, (24, CONFIG.hidden_size))
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     if name == "transformers.md":
         assert set(served[1].files) >= {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
 

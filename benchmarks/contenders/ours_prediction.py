@@ -12,7 +12,7 @@ import bert_jax
 from bert_jax.logits import batch_tokens
 from bert_jax.packing import Tokens, prediction_batches
 
-from ..workload import Job
+from ..workload import Examples, Job
 
 
 class Contender:
@@ -35,10 +35,15 @@ class Contender:
 
     def computed(self, first: int, count: int) -> list[int]:
         """Batches and tokens computed for these texts, padding included."""
-        chosen: Sequence[np.ndarray] = [self._examples[i] for i in range(first, first + count)]
-        tokens = [Tokens(ids, ids * 0) for ids in chosen]
-        shapes = [rows.input_ids.size for rows, _ in prediction_batches(tokens, batch_tokens=batch_tokens())]
-        return [len(shapes), sum(shapes)]
+        return computed(self._examples, first, count)
+
+
+def computed(examples: Examples, first: int, count: int) -> list[int]:
+    """Batches and tokens computed for `count` examples from `first`, padding included."""
+    chosen: Sequence[np.ndarray] = [examples[i] for i in range(first, first + count)]
+    tokens = [Tokens(ids, ids * 0) for ids in chosen]
+    shapes = [rows.input_ids.size for rows, _ in prediction_batches(tokens, batch_tokens=batch_tokens())]
+    return [len(shapes), sum(shapes)]
 
 
 def versions() -> dict[str, str]:
