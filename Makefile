@@ -48,7 +48,7 @@ test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(TWO) -m "not parity" $(OPTIMIZED)
 
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest $(TWO) -m parity tests/parity
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m parity tests/parity
 
 check: $(VENV)/.parity
 	$(BIN)/ruff format --check .

@@ -29,7 +29,7 @@ from convert.__main__ import main as convert
 from convert.layouts import SAME
 from convert.names import POSITION_IDS
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.xdist_group("any checkpoint")]  # `seen` is theirs together
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
