@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tables import label_names
-from bert_jax.tasks import MULTI_LABEL, SINGLE_LABEL
+from bert_jax.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from train.config import TrainConfig
 from train.data.reading import read
 from train.tasks import by_number, targets_of
@@ -106,6 +106,29 @@ def test_lists_of_two_readings_or_none_are_refused(labels, said):
 
 
 @pytest.mark.fault(64)
+def columns_understood(task, rows, **options):
+    """Label names, and the targets of rows with these values in the columns a and b."""
+    records = [{"text": f"text number {i}", "a": a, "b": b} for i, (a, b) in enumerate(rows)]
+    tables = {"train": records, "dev": records}
+    data = read(TrainConfig(data="memory", label_column="a,b", **options), task, tables)
+    names, targets = targets_of(data)
+    return names, targets["train"].tolist()
+
+
+@pytest.mark.fault(63)
+def test_a_column_for_each_class_has_one_of_them_a_text():
+    rows = [(1, 0), (0, 1), (0, 1), (1, 0)]
+    assert columns_understood(SINGLE_LABEL, rows) == (("a", "b"), [0, 1, 1, 0])
+    assert columns_understood(MULTI_LABEL, rows) == (("a", "b"), [[1, 0], [0, 1], [0, 1], [1, 0]])
+    for row, ones in (((1, 1), "a, b"), ((0, 0), "none")):  # two in one row and none in another would shift the rest
+        with pytest.raises(UserError, match=rf"row 2: of the columns a, b, 1 is in {ones}; expected 1 in one"):
+            columns_understood(SINGLE_LABEL, [rows[0], row, *rows[1:]])
+    bad = [rows[0], (1, 1), *rows[1:], (0, 0)]
+    assert columns_understood(SINGLE_LABEL, bad, skip_bad=True) == (("a", "b"), [0, 1, 1, 0])
+    with pytest.raises(UserError, match="a regression has one number, and 2 label columns are named: a, b"):
+        columns_understood(REGRESSION, rows)
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "targets"),
     [

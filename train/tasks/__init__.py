@@ -16,7 +16,6 @@ from bert_jax.tasks import DEFAULT
 from ..metrics import Metrics
 from ..rows import Data
 from . import multi_label, regression, single_label
-from .label_lists import labels_of_columns
 from .task import Targets, TrainingTask
 
 TASKS: dict[str, TrainingTask] = {
@@ -33,12 +32,13 @@ def task_of(sample: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
 def label_of(task: str | None, record: dict[str, Any], columns: Sequence[str], separator: str) -> Any:
     """Return a record's label in the form of `Row.label`; None stands for the default task.
 
-    Several label columns hold 0 or 1, whatever the task is. Raises `ValueError` that says what is wrong with the label.
+    Raises `ValueError` that says what is wrong with the label, and `UserError` if the task has one label column.
     """
+    training = TASKS[task or DEFAULT]
     if len(columns) > 1:
-        return labels_of_columns(record, columns)
+        return training.label_of_columns(record, columns)
     (name,) = columns
-    return TASKS[task or DEFAULT].label(name, record[name], separator)
+    return training.label(name, record[name], separator)
 
 
 def targets_of(data: Data, names: Sequence[str] = ()) -> Targets:

@@ -15,7 +15,7 @@ from ..metrics import Metrics, f1_scores, known_mean
 from ..rows import Data, Split
 from . import classes
 from .figures import Bars, Figure, Histogram
-from .label_lists import bit, labels_of_cell, listed, vector_length
+from .label_lists import bit, labels_of_cell, labels_of_columns, listed, vector_length
 from .labels import as_named, chosen_weights, label_ids, matched_by_number, names_by_number
 from .task import Mistake, Resampled, Targets, TrainingTask
 
@@ -217,6 +217,7 @@ TRAINING = TrainingTask(
     task=TASK,
     suggested=suggested,
     label=labels_of_cell,
+    label_of_columns=labels_of_columns,
     targets=targets,
     by_number=by_number,
     class_weights=class_weights,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, some
 from bert_jax.tasks.regression import TASK
 from bert_jax.text_columns import shown
 
@@ -37,6 +37,11 @@ def label(name: str, value: Any, separator: str) -> float:
     if not abs(number) < 3e38:
         raise ValueError(f"{name} is {shown(value)}, expected a number" if value != "" else f"{name} is empty")
     return number
+
+
+def label_of_columns(record: dict[str, Any], columns: Sequence[str]) -> float:
+    """Raise `UserError`: a text has one number."""
+    raise UserError(f"a regression has one number, and {len(columns)} label columns are named: {some(columns, 10)}")
 
 
 def targets(data: Data, names: Sequence[str]) -> Targets:
@@ -125,6 +130,7 @@ TRAINING = TrainingTask(
     task=TASK,
     suggested=suggested,
     label=label,
+    label_of_columns=label_of_columns,
     targets=targets,
     by_number=lambda data, names: "",
     class_weights=class_weights,

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, some
 from bert_jax.tasks.single_label import TASK
 
 from ..metrics import Metrics, f1_scores, known_mean
 from ..rows import Data, Split
 from . import classes
 from .figures import Confusion, Figure, Histogram
+from .label_lists import labels_of_columns
 from .labels import (
     as_integer,
     as_named,
@@ -37,6 +38,15 @@ def label(name: str, value: Any, separator: str) -> int | str:
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
         raise ValueError(f"{name} is {value}, expected an integer or a name (of numbers, pass --task regression)")
     return class_of(name, value)
+
+
+def label_of_columns(record: dict[str, Any], columns: Sequence[str]) -> str:
+    """Return the name of the column with 1. Raises `ValueError` if no column has 1, or if several have."""
+    labels = labels_of_columns(record, columns)
+    if len(labels) != 1:
+        ones = some(labels, 10) if labels else "none"
+        raise ValueError(f"of the columns {some(columns, 10)}, 1 is in {ones}; expected 1 in one (--task single-label)")
+    return labels[0]
 
 
 def targets(data: Data, names: Sequence[str]) -> Targets:
@@ -164,6 +174,7 @@ TRAINING = TrainingTask(
     task=TASK,
     suggested=lambda sample, columns: False,  # the default of labels that look like no other task's
     label=label,
+    label_of_columns=label_of_columns,
     targets=targets,
     by_number=by_number,
     class_weights=class_weights,

@@ -48,6 +48,7 @@ class TrainingTask:
       the tasks does, the task is the default one.
     - `label(name, value, separator)` returns the value of a label column in the form of `Row.label`. It raises
       `ValueError` that says what is wrong with the value.
+    - `label_of_columns(record, columns)` does the same for several label columns, each with 0 or 1 for a label.
     - `targets(data, names)` returns the label names, and the targets of each split (`tasks.targets_of`).
     - `by_number(data, names)` returns a warning if labels are matched to `names` by number, or an empty string.
 
@@ -84,6 +85,7 @@ class TrainingTask:
     task: Task
     suggested: Callable[[Sequence[dict[str, Any]], Sequence[str]], bool]
     label: Callable[[str, Any, str], Any]
+    label_of_columns: Callable[[dict[str, Any], Sequence[str]], Any]
     targets: Callable[[Data, Sequence[str]], Targets]
     by_number: Callable[[Data, Sequence[str]], str]
     class_weights: Callable[[str, np.ndarray, Sequence[str]], np.ndarray]
