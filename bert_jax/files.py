@@ -214,8 +214,8 @@ def _scratch(path: Path) -> Iterator[Path]:
     prefix = f".{path.name}.partial-"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(prefix)}*"):
-            _remove_abandoned(left)
+        for abandoned in path.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_abandoned(abandoned)
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
         descriptor = os.open(scratch, os.O_RDONLY)
     except OSError as error:

@@ -101,8 +101,8 @@ def build(files: Mapping[str, bytes], where: Path) -> Built:
     wanted = wanted_tokens(_json(files, "added_tokens.json", where), listed, where, settings)
     names = special_names(settings) if is_bert else {}
     if is_bert:
-        there = {*vocabulary, *(token.content for token in wanted.values())}
-        if missing := [names[kind] for kind in NEEDED if names[kind] not in there]:
+        present = {*vocabulary, *(token.content for token in wanted.values())}
+        if missing := [names[kind] for kind in NEEDED if names[kind] not in present]:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
     elif described.get("padding"):
         settings.setdefault("pad_token", described["padding"]["pad_token"])
