@@ -182,5 +182,5 @@ def _of_model(
 
 
 def _prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    """Return all prompts of a model: like sentence-transformers, with empty ones for query and document by default."""
+    """Return all prompts of a model; as in sentence-transformers, those for query and document are empty by default."""
     return {name: text or "" for name, text in {"query": None, "document": None, **prompts}.items()}
