@@ -53,9 +53,9 @@ def _named(settings: Mapping[str, Any], is_bert: bool) -> dict[str, Any]:
         value = settings.get(f"{kind}_token", default)
         if value is not None:
             tokens[_content(value, kind)] = value
-    own = {name: value for name, value in settings.items() if is_own(name, value)}
-    own |= settings["model_specific_special_tokens"]
-    return tokens | {_content(value, "extra"): value for value in own.values()}
+    own_tokens = {name: value for name, value in settings.items() if is_own(name, value)}
+    own_tokens |= settings["model_specific_special_tokens"]
+    return tokens | {_content(value, "extra"): value for value in own_tokens.values()}
 
 
 def _extra(settings: Mapping[str, Any], older: bool = True) -> dict[str, Any]:

@@ -161,8 +161,8 @@ class Embedder:
         if not prompt:
             return 0
         [tokens] = self._tokens([prompt], cutting)
-        last = self.tokenizer.backend.get_added_tokens_decoder().get(int(tokens.input_ids[-1]))
-        return len(tokens.input_ids) - (last is not None and last.special)
+        last_token = self.tokenizer.backend.get_added_tokens_decoder().get(int(tokens.input_ids[-1]))
+        return len(tokens.input_ids) - (last_token is not None and last_token.special)
 
     def _tokens(self, texts: list[str], cutting: Cutting) -> list[Tokens]:
         return [tokens for _, tokens in self.tokenizer.examples(texts, None, cutting)]

@@ -50,8 +50,8 @@ class Layer(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Return the layer's output, in the dtype of `x`.
 
-        `words` are the random words for the layer's three uses of dropout (`bert_jax.dropout.seeds`): on the attention's
-        weights, on the attention's output, and on the feed-forward output.
+        `words` are the random words for the layer's three uses of dropout (`bert_jax.dropout.seeds`): on the weights of
+        attention, on its output, and on the feed-forward output.
         """
         weights_words, attention_words, output_words = (None, None, None) if words is None else words
         attended = dropout(self.attention(x, segment_ids, weights_words), self.rate, attention_words)

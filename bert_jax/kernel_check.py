@@ -121,10 +121,10 @@ def _difference(kernel: str) -> str:
     for case in _CASES:
         arrays, segments, words = _inputs(case)
         exact = [array.astype(jnp.float32) for array in arrays]
-        for drop, condition in ((None, "without dropout"), (words, "with dropout")):
+        for drop_words, condition in ((None, "without dropout"), (words, "with dropout")):
             heads = _WIDTH // case.head_size
-            expected = _results(functools.partial(_plain, heads=heads), exact, segments, drop)
-            results = _results(functools.partial(_fused, kernel, heads=heads), arrays, segments, drop)
+            expected = _results(functools.partial(_plain, heads=heads), exact, segments, drop_words)
+            results = _results(functools.partial(_fused, kernel, heads=heads), arrays, segments, drop_words)
             for name, reference in expected.items():
                 difference = np.abs(results[name] - reference).max() / np.abs(reference).max()
                 if not difference <= case.bound:  # NaN is refused too

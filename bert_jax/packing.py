@@ -137,8 +137,8 @@ def prediction_batches(examples: Sequence[Tokens], *, batch_tokens: int) -> Iter
         by_length.setdefault(row_length, []).append(index)
     for row_length, indices in sorted(by_length.items()):
         rows = assign([len(examples[i].input_ids) for i in indices], row_length)
-        full = max(1, batch_tokens // row_length)
-        num_rows = full if len(rows) >= full else _power_of_two(len(rows))
+        max_rows = max(1, batch_tokens // row_length)
+        num_rows = max_rows if len(rows) >= max_rows else _power_of_two(len(rows))
         for start in range(0, len(rows), num_rows):
             chunk = rows[start : start + num_rows]
             members = [indices[i] for row in chunk for i in row]

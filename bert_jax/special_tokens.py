@@ -61,10 +61,10 @@ def frames(backend: tokenizers.Tokenizer, where: object, *, typed: bool) -> tupl
         single, pair = (_of_template(processor[kind], special, where) for kind in ("single", "pair"))
     elif processor["type"] in ("BertProcessing", "RobertaProcessing"):
         cls, sep = processor["cls"][1], processor["sep"][1]
-        second = int(processor["type"] == "BertProcessing")
-        between = [(sep, 0)] if second else [(sep, 0), (sep, 0)]
+        second_type = int(processor["type"] == "BertProcessing")
+        between = [(sep, 0)] if second_type else [(sep, 0), (sep, 0)]
         single = _frame([[(cls, 0)], [(sep, 0)]], [0])
-        pair = _frame([[(cls, 0)], between, [(sep, second)]], [0, second])
+        pair = _frame([[(cls, 0)], between, [(sep, second_type)]], [0, second_type])
     else:
         single = pair = _frame([[], []], [0])
         if processor["type"] != "none":

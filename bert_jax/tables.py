@@ -66,11 +66,11 @@ def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterato
             return
         text = cast(BinaryIO, _Unpacked(file, path)) if path.name.lower().endswith(".gz") else file
         if kind(path) == ".txt":
-            beside = _labels_of(path)
-            with opened(beside, within=within) as labels:
+            labels_path = _labels_of(path)
+            with opened(labels_path, within=within) as labels:
                 digests = digest + hashlib.file_digest(labels, "sha256").hexdigest()
                 labels.seek(0)
-                yield _beside(text, path, labels, beside), hashlib.sha256(digests.encode()).hexdigest()
+                yield _beside(text, path, labels, labels_path), hashlib.sha256(digests.encode()).hexdigest()
             return
         yield _READERS[kind(path)](text, path), digest
 
@@ -101,12 +101,12 @@ def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[st
             n: feature[0] if isinstance(feature, list) else feature.get("feature", feature)
             for n, feature in features.items()
         }
-        named = {
+        class_labels = {
             n: feature
             for n, feature in inner.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-        return {name: tuple(feature["names"]) for name, feature in named.items()}
+        return {name: tuple(feature["names"]) for name, feature in class_labels.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: its note of what labels mean (huggingface) cannot be read; write it anew") from None
 
@@ -240,12 +240,12 @@ def _is_quoted(sample: list[str], path: Path) -> bool:
     csv.writer(rewritten, delimiter="\t", lineterminator="\n").writerows(rows)
     if rewritten.getvalue() != text + "\n" * (not text.endswith("\n")) or len({len(row) for row in rows if row}) != 1:
         return False
-    bare = [[_unquoted(cell) for cell in line.split("\t")] for line in text.split("\n") if line]
+    bare_rows = [[_unquoted(cell) for cell in line.split("\t")] for line in text.split("\n") if line]
     rows = [row for row in rows if row]
-    if bare != rows and {len(row) for row in bare} == {len(rows[0])}:
-        line = next(i for i, (plain, quoted) in enumerate(zip(bare, rows, strict=False), 1) if plain != quoted)
+    if bare_rows != rows and {len(row) for row in bare_rows} == {len(rows[0])}:
+        line = next(i for i, (plain, quoted) in enumerate(zip(bare_rows, rows, strict=False), 1) if plain != quoted)
         raise UserError(f"{path}: from line {line} on, quotes can be read in two ways; write it as csv")
-    return bare != rows
+    return bare_rows != rows
 
 
 def check_names(names: Sequence[str], where: object) -> None:
@@ -320,12 +320,12 @@ def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
         yield number, record
 
 
-def _beside(file: BinaryIO, path: Path, labels: BinaryIO, beside: Path) -> Iterator[Record]:
+def _beside(file: BinaryIO, path: Path, labels: BinaryIO, labels_path: Path) -> Iterator[Record]:
     """Yield each line of a file as a text, with its label from the same line of the file `labels`."""
-    line_pairs = itertools.zip_longest(_lines(file, path), _lines(labels, beside))
+    line_pairs = itertools.zip_longest(_lines(file, path), _lines(labels, labels_path))
     for number, (text, label) in enumerate(line_pairs, 1):
         if text is None or label is None:
-            shorter, longer = (path, beside) if text is None else (beside, path)
+            shorter, longer = (path, labels_path) if text is None else (labels_path, path)
             raise UserError(f"{shorter}: ends before line {number}, which {longer.name} has; expected as many lines")
         yield number, {"text": text.rstrip("\r\n"), "label": label.strip()}
 

@@ -96,8 +96,8 @@ def asking(
     compiled = functools.partial(jax.jit, compiler_options=compiler_options())
     lengths = [len(example.input_ids) for example in tokens]
     row_length = max(64, 1 << (max(lengths) - 1).bit_length())
-    placed = assign(lengths, row_length)
-    rows = pack(tokens, placed, row_length, len(placed), len(tokens))
+    assignment = assign(lengths, row_length)
+    rows = pack(tokens, assignment, row_length, len(assignment), len(tokens))
     order = np.concatenate([np.arange(first, first + n) for first, n in zip(rows.first_tokens, lengths, strict=True)])
     labels = reference.labels_for(len(tokens), max(1, len(checkpoint.config.labels)))
     weights = np.ones(len(tokens), np.float32)

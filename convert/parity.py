@@ -108,8 +108,8 @@ def ask_torch(read: Conversion, *, max_length: int, sample: bool, sweep: bool = 
         directory = read.location.directory
         if conversion.is_native(directory):
             directory = Path(scratch) / "hf"
-            with new_directory(directory) as scratch_directory:
-                huggingface.write(scratch_directory, read.checkpoint)
+            with new_directory(directory) as exported:
+                huggingface.write(exported, read.checkpoint)
         ask = torch_answers.sweep if sweep else torch_answers.make
         return ask(directory, probed, max_length=max_length, sample=sample)
 

@@ -104,13 +104,13 @@ def _asked(blank: Reference, model: Any, checkpoint: Checkpoint, batch: Any, sam
         for kind in ("float64", "float32", *(("bfloat16",) if half else ()))
     }
     exact, single = answers["float64"], answers["float32"]
-    halved = answers["bfloat16"][0] if half else {}
+    half_forward = answers["bfloat16"][0] if half else {}
 
     kept_tokens = _kept_tokens(is_token.sum(axis=1)) if sample else None
     forward = {}
     for name, values in exact[0].items():
         places = kept_tokens if name == "embeddings" or name.startswith("layer.") else None
-        forward[name] = _quantity(values, places, values.ndim, single[0][name], halved.get(name))
+        forward[name] = _quantity(values, places, values.ndim, single[0][name], half_forward.get(name))
     generator = np.random.default_rng(0)
     gradients, steps = {}, {}
     for name, values in exact[1].items():
