@@ -97,17 +97,17 @@ def main(argv: list[str] | None = None) -> None:
         from bert_jax.compilation import use_cache
 
         use_cache()
-        how = {"max_length": args.max_length, "interactive": interactive}
+        options = {"max_length": args.max_length, "interactive": interactive}
         if modules:
             from bert_jax.embedder import Embedder
 
             embedder = Embedder(checkpoint, tokenizer, modules, args.dtype, args.precision)
-            results = embedder.stream(texts, prompt=args.prompt, prompt_name=args.prompt_name, **how)
+            results = embedder.stream(texts, prompt=args.prompt, prompt_name=args.prompt_name, **options)
         else:
             from bert_jax.predict import TextClassifier
 
             classifier = TextClassifier(checkpoint, tokenizer, args.dtype, args.precision)
-            results = classifier.stream(texts, pairs, long_texts=args.long_texts, **how)
+            results = classifier.stream(texts, pairs, long_texts=args.long_texts, **options)
         with closing(results):
             for result in results:
                 write(result)
@@ -120,13 +120,13 @@ def _table(args) -> Table | None:
     """
     if args.output:
         check_output(Path(args.output))
-    written = bool(args.output) and kind(Path(args.output)) in WRITTEN
+    writes_table = bool(args.output) and kind(Path(args.output)) in WRITTEN
     if args.input and kind(Path(args.input)) in TABLES:
-        return Table(Path(args.input), args.text_column, args.pair_column, keep=written)
+        return Table(Path(args.input), args.text_column, args.pair_column, keep=writes_table)
     for name in ("text_column", "pair_column"):
         if getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')} is for a table as --input ({', '.join(TABLES)})")
-    if written:
+    if writes_table:
         raise UserError(f"{args.output}: a table is written where --input is one; choose NAME.jsonl")
     return None
 
@@ -166,7 +166,7 @@ def _open(name: str) -> BinaryIO:
 @contextmanager
 def _output(args, table: Table | None, size: int) -> Iterator[Callable[[Any], None]]:
     """Yield the function that writes a prediction, or an embedding, which has `size` elements."""
-    how = {} if args.embed else {"logits": args.logits}
+    options = {} if args.embed else {"logits": args.logits}
     if args.embed and args.output and embed_options.is_vectors(args.output):
         with embed_options.writing_vectors(Path(args.output), size, overwrite=args.overwrite) as add:
             yield lambda embedding: add(embedding.vector)
@@ -175,24 +175,24 @@ def _output(args, table: Table | None, size: int) -> Iterator[Callable[[Any], No
             yield lambda prediction: rows.write(answer(table.row(), prediction, logits=args.logits))
     elif args.output:
         with new_file(Path(args.output), overwrite=args.overwrite) as out:
-            yield functools.partial(_write, out, how, False)
+            yield functools.partial(_write, out, options, False)
     elif sys.stdout is None:
         raise UserError("standard output is closed; give --output FILE")
     else:
         with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as out:
-            yield functools.partial(_write, out, how, sys.stdin is not None and sys.stdin.isatty())
+            yield functools.partial(_write, out, options, sys.stdin is not None and sys.stdin.isatty())
 
 
-def _write(out: TextIO, how: dict[str, bool], flush: bool, result: "Prediction | Embedding") -> None:
-    line = json.dumps(result.to_dict(**how), ensure_ascii=False)
+def _write(out: TextIO, options: dict[str, bool], flush: bool, result: "Prediction | Embedding") -> None:
+    line = json.dumps(result.to_dict(**options), ensure_ascii=False)
     # JSON does not escape the control characters from 0x7f to 0x9f, which control some terminals too.
     out.write((line if line.isprintable() else _CONTROL.sub(_escaped, line)) + "\n")
     if flush:
         out.flush()
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
@@ -216,8 +216,8 @@ def _halves(lines: Iterable[str], name: str) -> tuple[Iterator[str], Iterator[st
                 )
             yield text, pair[0]
 
-    one, other = itertools.tee(parted())
-    return (text for text, _ in one), (pair for _, pair in other)
+    for_texts, for_pairs = itertools.tee(parted())
+    return (text for text, _ in for_texts), (pair for _, pair in for_pairs)
 
 
 if __name__ == "__main__":

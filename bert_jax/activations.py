@@ -30,7 +30,9 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """
     wide = x.astype(jnp.float32)
     square = jnp.square(wide)
-    small = wide + wide * square * functools.reduce(lambda sum_, next_: sum_ * square + next_, _POLYNOMIAL[::-1])
+    small = wide + wide * square * functools.reduce(
+        lambda value, coefficient: value * square + coefficient, _POLYNOMIAL[::-1]
+    )
     large = 1 - 2 / (jnp.exp(2 * jnp.abs(wide)) + 1)
     return jnp.copysign(jnp.where(jnp.abs(wide) < _SMALL, small, large), wide).astype(x.dtype)
 

@@ -47,15 +47,15 @@ def _named(settings: Mapping[str, Any], is_bert: bool) -> dict[str, Any]:
 
     With `is_bert`, BERT's own special tokens are the defaults.
     """
-    found = {}
+    tokens = {}
     for kind in ("bos", "eos", *_SPECIAL_TOKENS):
         default = f"[{kind.upper()}]" if is_bert and kind in _SPECIAL_TOKENS else None
         value = settings.get(f"{kind}_token", default)
         if value is not None:
-            found[_content(value, kind)] = value
-    own = {name: value for name, value in settings.items() if is_own(name, value)}
-    own |= settings["model_specific_special_tokens"]
-    return found | {_content(value, "extra"): value for value in own.values()}
+            tokens[_content(value, kind)] = value
+    own_tokens = {name: value for name, value in settings.items() if is_own(name, value)}
+    own_tokens |= settings["model_specific_special_tokens"]
+    return tokens | {_content(value, "extra"): value for value in own_tokens.values()}
 
 
 def _extra(settings: Mapping[str, Any], older: bool = True) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def add_tokens(
 ) -> None:
     """Add tokens to `backend` in transformers' order; raise `UserError` if a token cannot have its id."""
     with _malformed(where):
-        there = {repr(token) for token in backend.get_added_tokens_decoder().values()}
-        known = {token.content for token in backend.get_added_tokens_decoder().values()}
+        reprs = {repr(token) for token in backend.get_added_tokens_decoder().values()}
+        contents = {token.content for token in backend.get_added_tokens_decoder().values()}
         named = _named(settings, is_bert)
-        adding = [token for _, token in sorted(wanted.items()) if repr(token) not in there]
-        known |= {token.content for token in adding}
+        adding = [token for _, token in sorted(wanted.items()) if repr(token) not in reprs]
+        contents |= {token.content for token in adding}
         for content, entry in {**named, **{k: v for k, v in _extra(settings).items() if k not in named}}.items():
-            if content not in known:
+            if content not in contents:
                 adding.append(_token(entry, special=True))
         for token in adding:
             token.special = token.special or token.content in named

@@ -46,25 +46,27 @@ class Table:
 
         The two iterators must be read side by side.
         """
-        with records(self.path) as (found, _):
-            sample = list(itertools.islice(found, SAMPLE))
+        with records(self.path) as (numbered_records, _):
+            sample = list(itertools.islice(numbered_records, SAMPLE))
             rows = [record for _, record in sample if isinstance(record, dict)]
             if not sample:
                 raise UserError(f"{self.path}: no rows")
             columns = find_texts(self.path, rows, *self._asked) if rows else ("", None)
-            halves = self._texts(itertools.chain(sample, found), columns)
+            pairs = self._texts(itertools.chain(sample, numbered_records), columns)
             if columns[1] is None:
-                yield (text for text, _ in halves), None
+                yield (text for text, _ in pairs), None
                 return
-            one, other = itertools.tee(halves)
-            yield (text for text, _ in one), (pair or "" for _, pair in other)
+            for_texts, for_pairs = itertools.tee(pairs)
+            yield (text for text, _ in for_texts), (pair or "" for _, pair in for_pairs)
 
     def row(self) -> dict[str, Any]:
         """Remove the first row from the queue and return it."""
         return self._waiting.popleft()
 
-    def _texts(self, found: Iterator[Any], columns: tuple[str, str | None]) -> Iterator[tuple[str, str | None]]:
-        for number, record in found:
+    def _texts(
+        self, numbered_records: Iterator[Any], columns: tuple[str, str | None]
+    ) -> Iterator[tuple[str, str | None]]:
+        for number, record in numbered_records:
             if isinstance(record, UserError):
                 raise record
             try:
@@ -103,8 +105,8 @@ def answer(row: dict[str, Any], prediction: "Prediction", *, logits: bool) -> di
     if logits:
         columns |= {f"logit_{name}": value for name, value in zip(prediction.scores, prediction.logits, strict=True)}
     columns["truncated"] = prediction.truncated
-    if twice := sorted(set(row) & set(columns)):
-        raise UserError(f"the input has a column {twice[0]} already; rename it, or choose a jsonl output")
+    if clashes := sorted(set(row) & set(columns)):
+        raise UserError(f"the input has a column {clashes[0]} already; rename it, or choose a jsonl output")
     return row | columns
 
 
@@ -160,13 +162,13 @@ def _parquet(path: Path, source: Path | None, overwrite: bool) -> Iterator[Write
     import pyarrow.parquet
 
     with new_path(path, overwrite=overwrite) as place:
-        found = _Rows()
-        yield found
-        names = tuple(found.rows[0]) if found.rows else ()
-        for number, row in enumerate(found.rows, 1):
+        writer = _Rows()
+        yield writer
+        names = tuple(writer.rows[0]) if writer.rows else ()
+        for number, row in enumerate(writer.rows, 1):
             _same_columns(path, names, row, number)
         try:
-            table = _beside(source, found.rows) if source else pyarrow.Table.from_pylist(found.rows)
+            table = _beside(source, writer.rows) if source else pyarrow.Table.from_pylist(writer.rows)
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: the rows do not make a table ({reason}); choose a csv or jsonl output") from None
@@ -181,15 +183,15 @@ def _beside(source: Path, rows: list[dict[str, Any]]) -> "pyarrow.Table":
     table = pyarrow.parquet.ParquetFile(source).read()
     if table.num_rows != len(rows):
         raise UserError(f"{source}: was changed while it was read; label it again")
-    theirs = set(table.column_names)
-    ours = pyarrow.Table.from_pylist([{name: row[name] for name in row if name not in theirs} for row in rows])
-    for field, column in zip(ours.schema, ours.columns, strict=True):
+    source_names = set(table.column_names)
+    added = pyarrow.Table.from_pylist([{name: row[name] for name in row if name not in source_names} for row in rows])
+    for field, column in zip(added.schema, added.columns, strict=True):
         table = table.append_column(field, column)
-    kept = {key: value for key, value in (table.schema.metadata or {}).items() if key == b"pandas"}
-    return table.replace_schema_metadata(kept)
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key == b"pandas"}
+    return table.replace_schema_metadata(metadata)
 
 
 def _same_columns(path: Path, names: Sequence[str], row: dict[str, Any], number: int) -> None:
     """Raise `UserError` if a row has a column that the first row does not have."""
-    if more := [name for name in row if name not in names]:
-        raise UserError(f"{path}: row {number} has a column {more[0]}, which row 1 has not; choose a jsonl output")
+    if extra := [name for name in row if name not in names]:
+        raise UserError(f"{path}: row {number} has a column {extra[0]}, which row 1 has not; choose a jsonl output")

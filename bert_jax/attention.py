@@ -146,9 +146,9 @@ class Attention(nnx.Module):
         `words` are the random words for dropout (`bert_jax.dropout.seeds`).
         """
         segments = jnp.asarray(segment_ids)
-        how = kernel_for(self.attention, x.shape[1], self.head_size)
+        implementation = kernel_for(self.attention, x.shape[1], self.head_size)
         parts = (self.query, self.key, self.value)
-        if how == "plain" and _three_products():
+        if implementation == "plain" and _three_products():
             query, key, value = (part(x).reshape(*x.shape[:2], self.heads, self.head_size) for part in parts)
             mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
             return self.output(mixed.reshape(x.shape))
@@ -156,13 +156,13 @@ class Attention(nnx.Module):
         kernel = jnp.stack([part.kernel[...] for part in parts], axis=1).astype(x.dtype)
         bias = jnp.stack([part.bias[...] for part in parts if part.bias is not None]).astype(x.dtype)
         product = jnp.einsum("btd,dne->btne", x, kernel, precision=self.precision)
-        if how == "plain":
-            apart = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
-            query, key, value = jnp.moveaxis(apart, 2, 0)
+        if implementation == "plain":
+            qkv = (product + bias).reshape(*x.shape[:2], 3, self.heads, self.head_size)
+            query, key, value = jnp.moveaxis(qkv, 2, 0)
             mixed = plain_attention(query, key, value, segments, words, self.rate, self.precision)
         else:
-            how_exactly = {"rate": self.rate, "backend": how, "precision": self.precision}
-            mixed = _fused(product, bias, segments, words, self.heads, **how_exactly)
+            settings = {"rate": self.rate, "backend": implementation, "precision": self.precision}
+            mixed = _fused(product, bias, segments, words, self.heads, **settings)
         return self.output(mixed.reshape(x.shape))
 
 
@@ -183,9 +183,9 @@ def _fused(qkv, biases, segment_ids, words, heads: int, **settings) -> Array:
     from bert_jax.fused_attention import fused_attention
 
     rows, length = segment_ids.shape
-    first = places((rows, heads)) * jnp.uint32(length * length)
+    head_places = places((rows, heads)) * jnp.uint32(length * length)
     run = functools.partial(fused_attention, **settings)
     if not jax.sharding.get_abstract_mesh().empty:
         specs = (P("data", None, None, "model"), P(None, "model"), P("data", None), P("data", "model"), P())
         run = jax.shard_map(run, in_specs=specs, out_specs=P("data", None, "model"), check_vma=False)
-    return run(qkv, biases, segment_ids, first, words)
+    return run(qkv, biases, segment_ids, head_places, words)

@@ -52,7 +52,7 @@ class Checkpoint:
 
 def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     """Return the name and native shape of every parameter in a checkpoint with this config."""
-    size, grown = config.hidden_size, config.intermediate_size
+    size, intermediate = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
 
     def dense(name: str, inputs: int, outputs: int) -> None:
@@ -71,8 +71,8 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
         for part in ("query", "key", "value", "output"):
             dense(f"{layer}.attention.{part}", size, size)
         norm(f"{layer}.attention_norm")
-        dense(f"{layer}.intermediate", size, grown)
-        dense(f"{layer}.output", grown, size)
+        dense(f"{layer}.intermediate", size, intermediate)
+        dense(f"{layer}.output", intermediate, size)
         norm(f"{layer}.output_norm")
     if config.add_pooling_layer:
         dense("pooler", size, size)
@@ -113,8 +113,8 @@ def check_tensors(
     """
     problems = [*also, *misfits(shapes, tensors)]
     if problems:
-        on = f"; {way}" if way and len(problems) == len(tensors.keys() - shapes.keys()) else ""
-        raise UserError(f"{where}: {len(problems)} misfits between tensors and config: {'; '.join(problems)}{on}")
+        ending = f"; {way}" if way and len(problems) == len(tensors.keys() - shapes.keys()) else ""
+        raise UserError(f"{where}: {len(problems)} misfits between tensors and config: {'; '.join(problems)}{ending}")
 
 
 def check_memory(config: BertConfig, where: object) -> None:
@@ -153,10 +153,10 @@ def read_files(directory: Path) -> dict[str, bytes]:
     if (directory / "modules.json").exists():
         folders = [folder for folder in sorted(directory.iterdir()) if re.fullmatch(r"\d+_\w+", folder.name)]
         names += [f"{folder.name}/{name}" for folder in folders for name in _OF_MODULE]
-    there = [name for name in names if os.path.lexists(directory / name)]
-    if "modules.json" in there:
-        _check_modules(directory / "modules.json", there)
-    return {name: read_bytes(directory / name, within=directory) for name in there}
+    present = [name for name in names if os.path.lexists(directory / name)]
+    if "modules.json" in present:
+        _check_modules(directory / "modules.json", present)
+    return {name: read_bytes(directory / name, within=directory) for name in present}
 
 
 _WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")
@@ -195,15 +195,15 @@ def read(directory: Path | str, *, hashed: bool = True) -> Checkpoint:
     check_config_lies_in(directory)
     config, config_sha256 = read_config(directory / "config.json")
     path = directory / "model.safetensors"
-    tensors, metadata, sha256 = read_tensors(path, hashed=hashed)
-    if metadata.get("format") != FORMAT:
+    tensors, header, sha256 = read_tensors(path, hashed=hashed)
+    if header.get("format") != FORMAT:
         raise UserError(f"{path}: not a native checkpoint; convert it first: python -m convert {directory} OUT")
-    if metadata.get("format_version") != VERSION:
-        raise UserError(f"{path}: format version {metadata.get('format_version')}; this program reads {VERSION}")
+    if header.get("format_version") != VERSION:
+        raise UserError(f"{path}: format version {header.get('format_version')}; this program reads {VERSION}")
     check_tensors(path, parameter_shapes(config), tensors)
-    kept = {name: value for name, value in metadata.items() if name not in ("format", "format_version")}
+    metadata = {name: value for name, value in header.items() if name not in ("format", "format_version")}
     hashes = {path.name: sha256, "config.json": config_sha256} if hashed else {}
-    return Checkpoint(config, tensors, read_files(directory), kept, hashes)
+    return Checkpoint(config, tensors, read_files(directory), metadata, hashes)
 
 
 def write(directory: Path, checkpoint: Checkpoint) -> None:
@@ -240,15 +240,15 @@ def with_classifier(
         source={**start.config.source, "problem_type": problem_type} if start.config.source else {},
     )
     generator = np.random.default_rng(seed)
-    tensors, new = dict(start.tensors), []
+    tensors, new_names = dict(start.tensors), []
     for name, shape in parameter_shapes(config).items():
         if name not in tensors:
-            new.append(name)
+            new_names.append(name)
             scale = config.initializer_range if name.endswith("kernel") else 0.0
             tensors[name] = (scale * generator.standard_normal(shape)).astype(np.float32)
     files = {name: content for name, content in start.files.items() if name in tokenizers.FILES}
     metadata = {name: value for name, value in start.metadata.items() if name != "position_ids"}
-    return Checkpoint(config, tensors, files, metadata, start.sha256), new
+    return Checkpoint(config, tensors, files, metadata, start.sha256), new_names
 
 
 def without_classifier(start: Checkpoint) -> Checkpoint:

@@ -43,10 +43,10 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=26, width=min(_WIDTH, shutil.get_terminal_size().columns) - 2)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        many = f": {', '.join(map(str, action.choices or ()))}" if _has_many_choices(action) else ""
-        if any(action.default is nothing for nothing in (None, False, (), argparse.SUPPRESS)):
-            return f"{action.help}{many}"
-        return f"{action.help}{many} (default: %(default)s)"
+        choices = f": {', '.join(map(str, action.choices or ()))}" if _has_many_choices(action) else ""
+        if any(action.default is unset for unset in (None, False, (), argparse.SUPPRESS)):
+            return f"{action.help}{choices}"
+        return f"{action.help}{choices} (default: %(default)s)"
 
     def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
         if _has_many_choices(action):
@@ -72,13 +72,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the options; raise `UserError` for the first unknown option, even if required options are missing."""
-        given = sys.argv[1:] if args is None else list(args)
-        for argument in given[: given.index("--")] if "--" in given else given:
+        arguments = sys.argv[1:] if args is None else list(args)
+        for argument in arguments[: arguments.index("--")] if "--" in arguments else arguments:
             name = argument.partition("=")[0]
             if re.fullmatch(r"--?[A-Za-z]\S*", argument) and name not in self._option_string_actions:
-                meant = nearest(name, (o for o in self._option_string_actions if o.startswith("--")))
-                raise UserError(f"unknown option {name}; {_did_you_mean(meant) or f'see `{self.prog} --help`'}")
-        return super().parse_args(given, namespace)
+                suggestion = nearest(name, (o for o in self._option_string_actions if o.startswith("--")))
+                raise UserError(f"unknown option {name}; {_did_you_mean(suggestion) or f'see `{self.prog} --help`'}")
+        return super().parse_args(arguments, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None:
@@ -100,11 +100,11 @@ class Parser(argparse.ArgumentParser):
     def _synopsis(self) -> Iterable[str]:
         yield "[OPTION ...]"
         for action in self._actions:
-            shown = str(action.metavar or action.dest.upper())
+            metavar = str(action.metavar or action.dest.upper())
             if action.option_strings and action.required:
-                yield f"{action.option_strings[-1]} {shown}"
+                yield f"{action.option_strings[-1]} {metavar}"
             elif not action.option_strings:
-                yield f"[{shown} ...]" if action.nargs == "*" else shown
+                yield f"[{metavar} ...]" if action.nargs == "*" else metavar
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` instead of printing the usage and exiting."""
@@ -122,13 +122,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         return text.lstrip("-").replace("_", "-").lower()
 
     names = {plain(name): name for name in known}
-    begun = sorted((name for name in names if len(plain(word)) > 2 and name.startswith(plain(word))), key=len)
-    alike = begun[:1] or difflib.get_close_matches(plain(word), names, n=1, cutoff=0.7)
-    return names[alike[0]] if alike else None
+    prefixed = sorted((name for name in names if len(plain(word)) > 2 and name.startswith(plain(word))), key=len)
+    matches = prefixed[:1] or difflib.get_close_matches(plain(word), names, n=1, cutoff=0.7)
+    return names[matches[0]] if matches else None
 
 
-def _did_you_mean(meant: str | None) -> str:
-    return f"did you mean {meant}?" if meant else ""
+def _did_you_mean(suggestion: str | None) -> str:
+    return f"did you mean {suggestion}?" if suggestion else ""
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
@@ -136,9 +136,9 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     choices = tuple(choices)
     if value in choices:
         return
-    meant = _did_you_mean(nearest(str(value), map(str, choices)))
+    hint = _did_you_mean(nearest(str(value), map(str, choices)))
     expected = ", ".join(map(str, choices))
-    raise UserError(f"{name} is {value!r}; expected one of {expected}{meant and f'; {meant}'}")
+    raise UserError(f"{name} is {value!r}; expected one of {expected}{hint and f'; {hint}'}")
 
 
 def label_names(text: str) -> tuple[str, ...]:

@@ -78,24 +78,24 @@ def directory() -> Path | None:
     """
     import jax
 
-    named = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if not named or not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
+    path = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if not path or not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     try:
-        return Path(named) if Path(named).is_dir() and _is_ours(Path(named)) else None
+        return Path(path) if Path(path).is_dir() and _is_ours(Path(path)) else None
     except OSError:
         return None
 
 
 def _is_ours(path: Path) -> bool:
     """Return whether this user and root are the only ones who can write to `path`."""
-    found = path.stat()
-    return not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and found.st_uid in (os.geteuid(), 0)
+    status = path.stat()
+    return not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid in (os.geteuid(), 0)
 
 
 def _place() -> Path:
-    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(given)
+    if configured := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification says that a relative path must be ignored.
     home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"

@@ -147,9 +147,9 @@ class BertConfig:
         _require(count >= 1 or not head.labelled, "id2label", self.labels, f"at least one label for a {name}")
         _require(self.add_pooling_layer or not head.pooled, "add_pooling_layer", False, f"true for a {name}")
         if self.task is not None and count < self.task.fewest_labels:
-            others = [other for other in self._tasks if count >= other.fewest_labels]
-            others.sort(key=lambda other: not other.supposed(count))
-            expected = f"{' or '.join(str(other.problem_type) for other in others)}, as there is one label"
+            tasks = [task for task in self._tasks if count >= task.fewest_labels]
+            tasks.sort(key=lambda task: not task.supposed(count))
+            expected = f"{' or '.join(str(task.problem_type) for task in tasks)}, as there is one label"
             _require(False, "problem_type", self.problem_type, expected)
         if self.problem_type is None:
             object.__setattr__(self, "problem_type", self._supposed)
@@ -258,10 +258,10 @@ def _architecture(data: Mapping[str, Any]) -> str:
     names = data.get("architectures")
     if names is None:
         return ENCODER
-    known = (*ARCHITECTURES, *_HEADS_LEFT_BEHIND)
-    good = isinstance(names, list) and len(names) == 1 and names[0] in known
+    supported = (*ARCHITECTURES, *_HEADS_LEFT_BEHIND)
+    good = isinstance(names, list) and len(names) == 1 and names[0] in supported
     way = "; of other heads, python -m convert --encoder-only takes the encoder"
-    _require(good, "architectures", names, _one_of([[name] for name in known]) + way)
+    _require(good, "architectures", names, _one_of([[name] for name in supported]) + way)
     return names[0] if names[0] in HEADS else ENCODER
 
 

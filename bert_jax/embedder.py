@@ -113,8 +113,8 @@ class Embedder:
         that UTF-8 cannot encode, with its index in the list, for a text with a token that the model has no embedding
         for, and for an option that the model does not take.
         """
-        found = self.stream(texts, prompt_name=prompt_name, prompt=prompt, max_length=max_length)
-        vectors = [embedding.vector for embedding in found]
+        embeddings = self.stream(texts, prompt_name=prompt_name, prompt=prompt, max_length=max_length)
+        vectors = [embedding.vector for embedding in embeddings]
         return np.stack(vectors) if vectors else np.zeros((0, self.modules.size), np.float32)
 
     def stream(
@@ -136,9 +136,9 @@ class Embedder:
         chosen = self.modules.prompt(prompt, prompt_name)
         if not isinstance(chosen, str) or not is_whole(chosen):
             raise UserError(f"--prompt is {chosen!a}; expected a text")
-        most = self.modules.max_length if max_length is None else whole_number("--max-length", max_length)
-        check_max_length(most, self.config)
-        cutting = Cutting(most, self.tokenizer.long_texts)
+        limit = self.modules.max_length if max_length is None else whole_number("--max-length", max_length)
+        check_max_length(limit, self.config)
+        cutting = Cutting(limit, self.tokenizer.long_texts)
         self.tokenizer.room(cutting, pairs=False)
         return self._stream(zip(checked("texts", texts)), chosen, cutting, interactive)
 
@@ -161,8 +161,8 @@ class Embedder:
         if not prompt:
             return 0
         [tokens] = self._tokens([prompt], cutting)
-        last = self.tokenizer.backend.get_added_tokens_decoder().get(int(tokens.input_ids[-1]))
-        return len(tokens.input_ids) - (last is not None and last.special)
+        last_token = self.tokenizer.backend.get_added_tokens_decoder().get(int(tokens.input_ids[-1]))
+        return len(tokens.input_ids) - (last_token is not None and last_token.special)
 
     def _tokens(self, texts: list[str], cutting: Cutting) -> list[Tokens]:
         return [tokens for _, tokens in self.tokenizer.examples(texts, None, cutting)]

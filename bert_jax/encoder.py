@@ -50,17 +50,18 @@ class Layer(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Return the layer's output, in the dtype of `x`.
 
-        `words` are the random words for the layer's three uses of dropout (`bert_jax.dropout.seeds`).
+        `words` are the random words for the layer's three uses of dropout (`bert_jax.dropout.seeds`): on the weights of
+        attention, on its output, and on the feed-forward output.
         """
-        inside, after, last = (None, None, None) if words is None else words
-        attended = dropout(self.attention(x, segment_ids, inside), self.rate, after)
+        weights_words, attention_words, output_words = (None, None, None) if words is None else words
+        attended = dropout(self.attention(x, segment_ids, weights_words), self.rate, attention_words)
         x = self.attention_norm(attended + x)
         kernel = self.intermediate.kernel[...].astype(x.dtype)
         product = jnp.matmul(x, kernel, precision=self.intermediate.precision)
         bias = self.intermediate.bias
         assert bias is not None  # `linear` always makes a bias
         grown = self._activate(product, bias[...].astype(x.dtype))
-        shrunk = dropout(self.output(grown), self.rate, last)
+        shrunk = dropout(self.output(grown), self.rate, output_words)
         return self.output_norm(shrunk + x)
 
 
@@ -83,8 +84,8 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         count = config.num_hidden_layers
-        how: dict[str, Any] = {"dtype": dtype, "precision": precision, "attention": attention}
-        self.layers = nnx.List([Layer(config, **how, rngs=rngs) for _ in range(count)])
+        settings: dict[str, Any] = {"dtype": dtype, "precision": precision, "attention": attention}
+        self.layers = nnx.List([Layer(config, **settings, rngs=rngs) for _ in range(count)])
         self.remat, self.frozen = remat, frozen
 
     def __call__(
@@ -98,8 +99,8 @@ class Encoder(nnx.Module):
         if self.frozen == 0:
             x = jax.lax.stop_gradient(x)
         for i, layer in enumerate(self.layers):
-            here = None if words is None else words[3 * i : 3 * i + 3]
-            run = functools.partial(layer, segment_ids=segment_ids, words=here)
+            layer_words = None if words is None else words[3 * i : 3 * i + 3]
+            run = functools.partial(layer, segment_ids=segment_ids, words=layer_words)
             x = jax.checkpoint(run)(x) if self.remat else run(x)
             if self.frozen == i + 1:
                 x = jax.lax.stop_gradient(x)

@@ -44,15 +44,15 @@ def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader
     pointer file that a clone without git-lfs has in place of the file.
     """
     try:
-        real = path
+        real_path = path
         if within is not None:
-            real, root = path.resolve(strict=True), within.resolve()
-            if not real.is_relative_to(root) and not _in_hub_cache(real, root):
-                raise UserError(f"{path}: a link out of its directory, to {real}; put the file itself there")
+            real_path, root = path.resolve(strict=True), within.resolve()
+            if not real_path.is_relative_to(root) and not _in_hub_cache(real_path, root):
+                raise UserError(f"{path}: a link out of its directory, to {real_path}; put the file itself there")
         # With `within`, links are resolved above, so a link found now was put there since: O_NOFOLLOW refuses it.
         # Without O_NONBLOCK, opening a pipe would wait for its writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if within else 0)
-        file = open(os.open(real, flags), "rb")  # noqa: SIM115
+        file = open(os.open(real_path, flags), "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except RuntimeError:  # how Python before 3.13 reports links in a circle
@@ -68,9 +68,9 @@ def opened(path: Path, *, within: Path | None = None) -> Iterator[BufferedReader
         yield file
 
 
-def _in_hub_cache(real: Path, root: Path) -> bool:
-    """Return whether `root` is a snapshot in the hub's cache and `real` one of the blobs that its links lead to."""
-    return root.parent.name == "snapshots" and real.parent == root.parent.parent / "blobs"
+def _in_hub_cache(real_path: Path, root: Path) -> bool:
+    """Return whether `root` is a snapshot in the hub's cache, and `real_path` is a blob that its links lead to."""
+    return root.parent.name == "snapshots" and real_path.parent == root.parent.parent / "blobs"
 
 
 def read_bytes(path: Path, *, within: Path | None = None, most: int = MOST_BYTES) -> bytes:
@@ -214,8 +214,8 @@ def _scratch(path: Path) -> Iterator[Path]:
     prefix = f".{path.name}.partial-"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(prefix)}*"):
-            _remove_abandoned(left)
+        for abandoned in path.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_abandoned(abandoned)
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
         descriptor = os.open(scratch, os.O_RDONLY)
     except OSError as error:

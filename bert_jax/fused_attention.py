@@ -71,28 +71,28 @@ def _plan(qkv: Array, heads: int, rate: float, backend: Backend, precision: lax.
     _, length, _, width = qkv.shape
     size = width // heads
     if not takes(length, size, backend):
-        able = f"T of 16, 32 .. {longest(backend)} and K of 16, 32, 64 or 128"
-        raise ValueError(f"fused attention ({backend}) takes {able}, not T={length} and K={size}")
-    how = _KERNEL_PRECISION.get((backend, precision), precision)
+        supported = f"T of 16, 32 .. {longest(backend)} and K of 16, 32, 64 or 128"
+        raise ValueError(f"fused attention ({backend}) takes {supported}, not T={length} and K={size}")
+    product_precision = _KERNEL_PRECISION.get((backend, precision), precision)
     if backend == "mosaic":
         # VMEM holds the scores of whole rows. A program reads the heads of 128 lanes, or all heads if they do not
         # divide into such groups.
-        block, together, warps = length, 128 // size, 0
+        block, program_heads, warps = length, 128 // size, 0
     else:
         # Triton's tiles are powers of two, and larger tiles spill registers (RECORDS.md has the compiler's counts). But
         # a row of 128 in one tile spills little, and its scores and bits are computed once per pass instead of twice.
         large = length == 128 and qkv.dtype.itemsize == 2 and size <= 64
-        thrice = how == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-        block = 128 if large else min(length & -length, 32 if thrice else 64)
-        together = 1 if backend == "triton" else 128 // size
+        three_passes = product_precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+        block = 128 if large else min(length & -length, 32 if three_passes else 64)
+        program_heads = 1 if backend == "triton" else 128 // size
         warps = 8 if large or (qkv.dtype.itemsize == 4 and block >= 32) else 4
-    together = heads if heads % together else together
-    return _Plan(length, size, block, length // block, together, warps, rate, backend, how)
+    program_heads = heads if heads % program_heads else program_heads
+    return _Plan(length, size, block, length // block, program_heads, warps, rate, backend, product_precision)
 
 
-def _part(seen: _Inputs, i: int, place, lanes):
+def _part(refs: _Inputs, i: int, place, lanes):
     """Return the queries (`i` = 0), keys (1) or values (2) of one head at a place in the row, with their biases."""
-    return seen.parts[i][place, lanes] + seen.biases[i, lanes]
+    return refs.parts[i][place, lanes] + refs.biases[i, lanes]
 
 
 def _dot(plan: _Plan, a, b, contract_a: int, contract_b: int):
@@ -106,76 +106,76 @@ def _scores(plan: _Plan, query, key, segments, i, j):
     return jnp.where(columns == rows.T, _dot(plan, query, key, 1, 1) * plan.size**-0.5, _MASKED)
 
 
-def _dropout(plan: _Plan, seen: _Inputs, head: int):
+def _dropout(plan: _Plan, refs: _Inputs, head: int):
     """Return a function (i, j) -> drop; drop zeroes the dropped elements of tile (i, j) and scales up the rest."""
-    if seen.words is None:
+    if refs.words is None:
         return lambda i, j: lambda tile: tile
     # Read outside the loops over blocks, because `pl.program_id` cannot be called inside them.
-    head_place = seen.places[0, pl.program_id(1) * plan.heads + head]
-    words, length = (seen.words[0], seen.words[1]), jnp.uint32(plan.length)
+    head_place = refs.places[0, pl.program_id(1) * plan.heads + head]
+    words, length = (refs.words[0], refs.words[1]), jnp.uint32(plan.length)
 
     def draw(i, j):
         row, column = (lax.broadcasted_iota(jnp.uint32, (plan.block, plan.block), axis) for axis in (0, 1))
-        first = head_place + jnp.uint32(plan.block) * (length * jnp.uint32(i) + jnp.uint32(j))
-        keep = kept(first + (row * length + column), plan.rate, words)
+        tile_place = head_place + jnp.uint32(plan.block) * (length * jnp.uint32(i) + jnp.uint32(j))
+        keep = kept(tile_place + (row * length + column), plan.rate, words)
         return lambda tile: jnp.where(keep, tile * (1 / (1 - plan.rate)), 0.0)
 
     return draw
 
 
-def _over_blocks(plan: _Plan, seen: _Inputs, n, step, carry):
+def _over_blocks(plan: _Plan, refs: _Inputs, n, step, carry):
     """Fold `step` over the blocks that may share a segment with block n."""
-    return step(0, carry) if plan.blocks == 1 else lax.fori_loop(seen.spans[n, 0], seen.spans[n, 1], step, carry)
+    return step(0, carry) if plan.blocks == 1 else lax.fori_loop(refs.spans[n, 0], refs.spans[n, 1], step, carry)
 
 
-def _program(kernel, plan: _Plan, seen: _Inputs, *outputs):
+def _program(kernel, plan: _Plan, refs: _Inputs, *outputs):
     """Run `kernel` on the device, for each head of a group, at one block of a row."""
     n = 0 if plan.blocks == 1 else pl.program_id(2)
     for head in range(plan.heads):
-        kernel(plan, seen, n, head, pl.ds(head * plan.size, plan.size), _dropout(plan, seen, head), *outputs)
+        kernel(plan, refs, n, head, pl.ds(head * plan.size, plan.size), _dropout(plan, refs, head), *outputs)
 
 
-def _forward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, out, *normalizer):
+def _forward_kernel(plan: _Plan, refs: _Inputs, n, head: int, lanes, draw, out, *normalizer):
     """Write the result of query block n: the values, mixed by the attention weights.
 
     Also write the normalizer of the block, if there is an output for it.
     """
-    query = _part(seen, 0, pl.ds(n * plan.block, plan.block), lanes)
+    query = _part(refs, 0, pl.ds(n * plan.block, plan.block), lanes)
 
     def step(j, carry):
-        before, total, mixed = carry
+        largest_before, total, mixed = carry
         columns = pl.ds(j * plan.block, plan.block)
-        scores = _scores(plan, query, _part(seen, 1, columns, lanes), seen.segments, n, j)
-        largest = jnp.maximum(before, scores.max(1, keepdims=True))
-        weights, shrink = jnp.exp(scores - largest), jnp.exp(before - largest)
-        more = _dot(plan, draw(n, j)(weights).astype(query.dtype), _part(seen, 2, columns, lanes), 1, 0)
-        return largest, total * shrink + weights.sum(1, keepdims=True), mixed * shrink + more
+        scores = _scores(plan, query, _part(refs, 1, columns, lanes), refs.segments, n, j)
+        largest = jnp.maximum(largest_before, scores.max(1, keepdims=True))
+        weights, shrink = jnp.exp(scores - largest), jnp.exp(largest_before - largest)
+        block_mix = _dot(plan, draw(n, j)(weights).astype(query.dtype), _part(refs, 2, columns, lanes), 1, 0)
+        return largest, total * shrink + weights.sum(1, keepdims=True), mixed * shrink + block_mix
 
     starts = ((1, -jnp.inf), (1, 0), (plan.size, 0))
-    nothing = tuple(jnp.full((plan.block, width), start, jnp.float32) for width, start in starts)
-    largest, total, mixed = _over_blocks(plan, seen, n, step, nothing)
+    initial = tuple(jnp.full((plan.block, width), start, jnp.float32) for width, start in starts)
+    largest, total, mixed = _over_blocks(plan, refs, n, step, initial)
     out[:, lanes] = (mixed / total).astype(out.dtype)
     if normalizer:
         normalizer[0][head, :, :] = largest + jnp.log(total)
 
 
-def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gradients):
+def _backward_kernel(plan: _Plan, refs: _Inputs, n, head: int, lanes, draw, *gradients):
     """Write the gradients of query block n over all keys, and of key and value block n over all queries."""
 
     def tile(i, j):
         """Return the weights after dropout, the gradients of the scores, and their factors: query, key and d_out."""
         rows, columns = (pl.ds(b * plan.block, plan.block) for b in (i, j))
-        query, key, value = (_part(seen, i, place, lanes) for i, place in enumerate((rows, columns, columns)))
-        d_out = seen.d_out[rows, lanes]
-        scores, drop = _scores(plan, query, key, seen.segments, i, j), draw(i, j)
+        query, key, value = (_part(refs, i, place, lanes) for i, place in enumerate((rows, columns, columns)))
+        d_out = refs.d_out[rows, lanes]
+        scores, drop = _scores(plan, query, key, refs.segments, i, j), draw(i, j)
         d_weights = drop(_dot(plan, d_out, value, 1, 1))
         if plan.blocks == 1:
             weights = jnp.exp(scores - scores.max(1, keepdims=True))
             weights /= weights.sum(1, keepdims=True)
             mean = (weights * d_weights).sum(1, keepdims=True)
         else:
-            weights = jnp.exp(scores - seen.normalizer[head, rows, :])
-            mean = (seen.out[rows, lanes].astype(jnp.float32) * d_out.astype(jnp.float32)).sum(1, keepdims=True)
+            weights = jnp.exp(scores - refs.normalizer[head, rows, :])
+            mean = (refs.out[rows, lanes].astype(jnp.float32) * d_out.astype(jnp.float32)).sum(1, keepdims=True)
         d_scores = weights * (d_weights - mean) * plan.size**-0.5
         return drop(weights).astype(query.dtype), d_scores.astype(query.dtype), query, key, d_out
 
@@ -193,8 +193,8 @@ def _backward_kernel(plan: _Plan, seen: _Inputs, n, head: int, lanes, draw, *gra
     else:
         # Two loops, because one loop with both tiles spills registers and needs twice the shared memory.
         zeros = jnp.zeros((plan.block, plan.size), jnp.float32)
-        for_key_value = _over_blocks(plan, seen, n, along_queries, (zeros, zeros))
-        results = (_over_blocks(plan, seen, n, along_keys, zeros), *for_key_value)
+        for_key_value = _over_blocks(plan, refs, n, along_queries, (zeros, zeros))
+        results = (_over_blocks(plan, refs, n, along_keys, zeros), *for_key_value)
     for i, result in enumerate(results):
         gradient, place = (gradients[0], (slice(None), i)) if len(gradients) == 1 else (gradients[i], (slice(None),))
         gradient[*place, lanes] = result.astype(gradient.dtype)
@@ -242,7 +242,7 @@ def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs, *
     row = pl.BlockSpec((None, length, group), lambda b, h, n: (b, 0, h))
     out_specs = [pl.BlockSpec((None, plan.block, group), lambda b, h, n: (b, n, h))]
     out_shape = [jax.ShapeDtypeStruct((rows, length, width), qkv.dtype)]
-    if apart := plan.backend == "mosaic":  # because a TPU's tiles would pad an axis of 3
+    if separate := plan.backend == "mosaic":  # because a TPU's tiles would pad an axis of 3
         parts = [qkv[:, :, i] for i in range(3)]
         part_specs = [row] * 3
     else:
@@ -250,7 +250,7 @@ def _call(plan: _Plan, kernel, qkv: Float[Array, "B T 3 HK"], inputs: _Inputs, *
         starts = (0, groups, 2 * groups)
         part_specs = [pl.BlockSpec((None, length, group), lambda b, h, n, i=i: (b, 0, i + h)) for i in starts]
     if kernel is _backward_kernel:
-        if apart:
+        if separate:
             out_specs, out_shape = out_specs * 3, out_shape * 3
         else:
             out_specs = [pl.BlockSpec((None, plan.block, 3, group), lambda b, h, n: (b, n, 0, h))]

@@ -33,8 +33,8 @@ class SequenceClassifier(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
-        how: dict[str, Any] = {"precision": precision, "attention": attention, "remat": remat, "frozen": frozen}
-        self.bert = Model(config, dtype=dtype, **how, rngs=rngs)
+        settings: dict[str, Any] = {"precision": precision, "attention": attention, "remat": remat, "frozen": frozen}
+        self.bert = Model(config, dtype=dtype, **settings, rngs=rngs)
         self.classifier = linear(config, config.hidden_size, len(config.labels), self.bert.dtype, precision, rngs)
         rate = config.classifier_dropout
         self.rate = config.hidden_dropout_prob if rate is None else rate

@@ -74,17 +74,17 @@ def _reason(kernel: str) -> str:
         directory = compilation.directory()
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         place = None if directory is None else directory / f"attention-{digest[:16]}.json"
-        found = None if place is None else _remembered(place, facts)
-        if found is None:
+        difference = None if place is None else _remembered(place, facts)
+        if difference is None:
             with jax.default_device(device):
-                found = _difference(kernel)
+                difference = _difference(kernel)
             if place is not None:
                 with contextlib.suppress(OSError):  # the next process will try again
-                    write_json(place, facts | {"difference": found})
+                    write_json(place, facts | {"difference": difference})
     except Exception as error:  # anything that a moved module, a compiler or a driver raises
         lines = str(error).strip().splitlines() or [""]
         return f"fails here: {type(error).__name__}: {lines[0][:200]}"
-    return f"differs on {facts['device']}: {found}" if found else ""
+    return f"differs on {facts['device']}: {difference}" if difference else ""
 
 
 def _facts(kernel: str, device: Any) -> dict[str, str]:
@@ -109,11 +109,11 @@ def _remembered(place: Path, facts: dict[str, str]) -> str | None:
     Returns None if there is no file, or if the file does not hold these facts and an outcome.
     """
     try:
-        known = read_json(place)
+        stored = read_json(place)
     except UserError:
         return None
-    found = known.pop("difference", None)
-    return found if known == facts and isinstance(found, str) else None
+    difference = stored.pop("difference", None)
+    return difference if stored == facts and isinstance(difference, str) else None
 
 
 def _difference(kernel: str) -> str:
@@ -121,15 +121,15 @@ def _difference(kernel: str) -> str:
     for case in _CASES:
         arrays, segments, words = _inputs(case)
         exact = [array.astype(jnp.float32) for array in arrays]
-        for drop, how in ((None, "without dropout"), (words, "with dropout")):
+        for drop_words, condition in ((None, "without dropout"), (words, "with dropout")):
             heads = _WIDTH // case.head_size
-            expected = _results(functools.partial(_plain, heads=heads), exact, segments, drop)
-            found = _results(functools.partial(_fused, kernel, heads=heads), arrays, segments, drop)
+            expected = _results(functools.partial(_plain, heads=heads), exact, segments, drop_words)
+            results = _results(functools.partial(_fused, kernel, heads=heads), arrays, segments, drop_words)
             for name, reference in expected.items():
-                difference = np.abs(found[name] - reference).max() / np.abs(reference).max()
+                difference = np.abs(results[name] - reference).max() / np.abs(reference).max()
                 if not difference <= case.bound:  # NaN is refused too
                     where = f"{jnp.dtype(case.dtype).name}, rows of {case.length}, heads of {case.head_size}"
-                    return f"{name} {how} by {difference:.1e} ({where}; at most {case.bound:.0e} is allowed)"
+                    return f"{name} {condition} by {difference:.1e} ({where}; at most {case.bound:.0e} is allowed)"
     return ""
 
 
@@ -159,8 +159,8 @@ def _results(mix: Any, arrays: list[jax.Array], segments: jax.Array, words: jax.
         return out, *jnp.moveaxis(d_qkv, 2, 0), d_biases
 
     names = ("the result", *(f"the gradient of the {name}" for name in ("queries", "keys", "values", "biases")))
-    found = jax.jit(compute)(arrays, segments, words)
-    return {name: np.asarray(x, np.float64) for name, x in zip(names, found, strict=False)}
+    results = jax.jit(compute)(arrays, segments, words)
+    return {name: np.asarray(x, np.float64) for name, x in zip(names, results, strict=False)}
 
 
 def _plain(qkv: Any, biases: Any, segments: Any, words: Any, heads: int) -> jax.Array:

@@ -65,8 +65,8 @@ def late(
     for rows, tag in batches:
         pending.append((tag, apply(rows)))
         if len(pending) > in_flight:
-            done, logits = pending.popleft()
-            yield done, np.asarray(logits)
+            first_tag, logits = pending.popleft()
+            yield first_tag, np.asarray(logits)
     for tag, logits in pending:
         yield tag, np.asarray(logits)
 

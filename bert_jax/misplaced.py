@@ -47,8 +47,8 @@ _KINDS = (
 def explained(directory: Path) -> str:
     """Return a clause that says what a directory holds, and what to do about it."""
     for pattern, what, remedy in _KINDS:
-        if found := sorted(directory.glob(pattern), key=_by_number):
-            last = found[-1]
+        if paths := sorted(directory.glob(pattern), key=_by_number):
+            last = paths[-1]
             named = last if "/" not in pattern or "onnx" in pattern else last.parent
             return f"it holds {what} ({named.relative_to(directory)}); {remedy.format(named)}"
     names = sorted(path.name for path in directory.iterdir())

@@ -41,8 +41,8 @@ class Model(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.embeddings = Embeddings(config, dtype=self.dtype, rngs=rngs)
-        how: dict[str, Any] = {"precision": precision, "attention": attention, "remat": remat, "frozen": frozen}
-        self.encoder = Encoder(config, dtype=self.dtype, **how, rngs=rngs)
+        settings: dict[str, Any] = {"precision": precision, "attention": attention, "remat": remat, "frozen": frozen}
+        self.encoder = Encoder(config, dtype=self.dtype, **settings, rngs=rngs)
         size = config.hidden_size
         self.pooler = linear(config, size, size, self.dtype, precision, rngs) if config.add_pooling_layer else None
 
@@ -56,9 +56,9 @@ class Model(nnx.Module):
     ) -> list[Float[Array, "B T D"]]:
         """Return the embeddings and the output of every layer: L+1 arrays, in the order of transformers."""
         words = seeds(rngs, 1 + 3 * self.config.num_hidden_layers)
-        first, rest = (None, None) if words is None else (words[0], words[1:])
-        embedded = self.embeddings(input_ids, token_type_ids, position_ids, first)
-        return [embedded, *self.encoder(embedded, segment_ids, rest)]
+        embeddings_words, encoder_words = (None, None) if words is None else (words[0], words[1:])
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids, embeddings_words)
+        return [embedded, *self.encoder(embedded, segment_ids, encoder_words)]
 
     def __call__(
         self,
@@ -90,5 +90,5 @@ class Model(nnx.Module):
         size, slots = hidden.shape[-1], first_tokens.shape[-1]
         shards = jnp.asarray(first_tokens).reshape(-1, slots, 1)
         # The gather has a batch axis of shards: where rows are sharded, each shard reads only its own tokens.
-        first = jnp.take_along_axis(hidden.reshape(len(shards), -1, size), shards, axis=1)
-        return tanh(self.pooler(first.reshape(-1, size)))
+        vectors = jnp.take_along_axis(hidden.reshape(len(shards), -1, size), shards, axis=1)
+        return tanh(self.pooler(vectors.reshape(-1, size)))

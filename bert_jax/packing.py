@@ -109,13 +109,13 @@ def pack(
     first_tokens = np.zeros(num_examples, np.int32)
     first_tokens[order] = row * row_length + starts - before_row
 
-    positions_here = np.arange(ends[-1] if len(ends) else 0) - np.repeat(starts, lengths)
-    places = np.repeat(first_tokens[order], lengths) + positions_here
+    token_positions = np.arange(ends[-1] if len(ends) else 0) - np.repeat(starts, lengths)
+    places = np.repeat(first_tokens[order], lengths) + token_positions
     ids, types, positions, segments = np.zeros((4, num_rows * row_length), np.int32)
     if chosen:
         ids[places] = np.concatenate([tokens.input_ids for tokens in chosen])
         types[places] = np.concatenate([tokens.token_type_ids for tokens in chosen])
-        positions[places] = positions_here
+        positions[places] = token_positions
         segments[places] = np.repeat(np.arange(len(order)) - firsts[row] + 1, lengths)
     shape = num_rows, row_length
     return Rows(
@@ -137,8 +137,8 @@ def prediction_batches(examples: Sequence[Tokens], *, batch_tokens: int) -> Iter
         by_length.setdefault(row_length, []).append(index)
     for row_length, indices in sorted(by_length.items()):
         rows = assign([len(examples[i].input_ids) for i in indices], row_length)
-        full = max(1, batch_tokens // row_length)
-        num_rows = full if len(rows) >= full else _power_of_two(len(rows))
+        max_rows = max(1, batch_tokens // row_length)
+        num_rows = max_rows if len(rows) >= max_rows else _power_of_two(len(rows))
         for start in range(0, len(rows), num_rows):
             chunk = rows[start : start + num_rows]
             members = [indices[i] for row in chunk for i in row]

@@ -44,7 +44,7 @@ def pool(
     first_tokens = jnp.asarray(rows.first_tokens)
     places = jnp.arange(count)
     starts = places - positions  # the index of the first token of the example that each token belongs to
-    pooled = (segments != 0) & (positions >= skip)
+    is_pooled = (segments != 0) & (positions >= skip)
 
     def summed(weights: Float[Array, " tokens"]) -> tuple[Float[Array, "N D"], Float[Array, "N 1"]]:
         """Return the weighted sum of each example's vectors, and the sum of its weights."""
@@ -56,12 +56,12 @@ def pool(
         if mode == "cls":
             return vectors[first_tokens + skip]
         if mode == "lasttoken":
-            last = jax.ops.segment_max(jnp.where(pooled, places, 0), starts, count, indices_are_sorted=True)
-            return vectors[last[first_tokens]]
+            last_places = jax.ops.segment_max(jnp.where(is_pooled, places, 0), starts, count, indices_are_sorted=True)
+            return vectors[last_places[first_tokens]]
         if mode == "max":
-            values = jnp.where(pooled[:, None], vectors, -jnp.inf)
+            values = jnp.where(is_pooled[:, None], vectors, -jnp.inf)
             return jax.ops.segment_max(values, starts, count, indices_are_sorted=True)[first_tokens]
-        ones = pooled.astype(jnp.float32)
+        ones = is_pooled.astype(jnp.float32)
         sums, totals = summed(ones * (positions + 1) if mode == "weightedmean" else ones)
         return sums / jnp.maximum(jnp.sqrt(totals) if mode == "mean_sqrt_len_tokens" else totals, 1)
 

@@ -203,10 +203,10 @@ def cutting_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Cutting:
 
     Otherwise texts are cut to the number of positions of the model, at the side that its tokenizer gives.
     """
-    said, most = checkpoint.metadata, checkpoint.config.max_position_embeddings
-    length, stride = said.get("max_length", ""), said.get("stride", "")
+    metadata, limit = checkpoint.metadata, checkpoint.config.max_position_embeddings
+    length, stride = metadata.get("max_length", ""), metadata.get("stride", "")
     return Cutting(
-        min(int(length), most) if length.isdecimal() else most,
-        said["long_texts"] if said.get("long_texts") in LONG_TEXTS else tokenizer.long_texts,
+        min(int(length), limit) if length.isdecimal() else limit,
+        metadata["long_texts"] if metadata.get("long_texts") in LONG_TEXTS else tokenizer.long_texts,
         int(stride) if stride.isdecimal() else None,
     )

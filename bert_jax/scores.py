@@ -23,10 +23,10 @@ def threshold_of(metadata: Mapping[str, str]) -> float:
     The threshold comes from a checkpoint's metadata; without one there, it is `HALF`. Raises `UserError` if the
     metadata's threshold is not a number between 0 and 1, both excluded.
     """
-    said = metadata.get("threshold", str(HALF))
+    threshold = metadata.get("threshold", str(HALF))
     try:
-        if 0 < float(said) < 1:
-            return float(said)
+        if 0 < float(threshold) < 1:
+            return float(threshold)
     except ValueError:
         pass
-    raise UserError(f"the checkpoint's threshold is {said!r}; expected a number between 0 and 1")
+    raise UserError(f"the checkpoint's threshold is {threshold!r}; expected a number between 0 and 1")

@@ -134,6 +134,6 @@ def _check(settings: Mapping[str, Any], supported: Mapping[str, Sequence[Any] | 
             raise UserError(f"{path}: {name} is not supported, and could change the embeddings")
         values = supported[name]
         # A flag may not be 0 or 1, although these are equal to False and True in Python.
-        if values is not None and not any(value == each and type(value) is type(each) for each in values):
-            expected = " or ".join(json.dumps(each) for each in values)
+        if values is not None and not any(value == allowed and type(value) is type(allowed) for allowed in values):
+            expected = " or ".join(json.dumps(allowed) for allowed in values)
             raise UserError(f"{path}: {name} is {json.dumps(value)[:60]}; supported is only {expected}")

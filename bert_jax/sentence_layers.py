@@ -52,18 +52,18 @@ def read_layers(files: Mapping[str, bytes], kind: str, folder: str, where: Path,
         shapes: dict[str, tuple[int, ...]] = {"norm.weight": (size,), "norm.bias": (size,)}
         return (Layer("layer_norm", size, _tensors(files, folder, where, shapes)),)
     check_size(settings, "in_features", size, path)
-    out, activation = size_of(settings, "out_features", path), settings.get("activation_function", "torch.nn.Tanh")
-    named = re.fullmatch(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)", str(activation))
-    if named is None or named[1] not in ACTIVATIONS:
+    out_size, activation = size_of(settings, "out_features", path), settings.get("activation_function", "torch.nn.Tanh")
+    match = re.fullmatch(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)", str(activation))
+    if match is None or match[1] not in ACTIVATIONS:
         expected = ", ".join(ACTIVATIONS)
         raise UserError(f"{path}: activation_function is {activation!r}; supported are torch.nn's {expected}")
-    shapes = {"linear.weight": (out, size)}
+    shapes = {"linear.weight": (out_size, size)}
     if settings.get("bias", True):
-        shapes["linear.bias"] = (out,)
+        shapes["linear.bias"] = (out_size,)
     residual = settings.get("use_residual", False)
-    if residual and out != size:
-        shapes["residual.weight"] = (out, size)
-    return (Layer("dense", out, _tensors(files, folder, where, shapes), named[1], residual),)
+    if residual and out_size != size:
+        shapes["residual.weight"] = (out_size, size)
+    return (Layer("dense", out_size, _tensors(files, folder, where, shapes), match[1], residual),)
 
 
 def _tensors(

@@ -67,21 +67,21 @@ def read_embedder(
     `read_modules` do, and if the tokenizer does not fit the model.
     """
     directory = Path(directory)
-    found = checkpoints.read(directory, hashed=False)
-    if found.config.architecture == CLASSIFIER:
-        found = checkpoints.without_classifier(found)
-    tokenizer = Tokenizer.of(found.files, directory)
-    tokenizer.check_fits(found.config, directory)
-    modules = read_modules(found.files, found.config, directory, pooling=pooling, normalize=normalize)
+    checkpoint = checkpoints.read(directory, hashed=False)
+    if checkpoint.config.architecture == CLASSIFIER:
+        checkpoint = checkpoints.without_classifier(checkpoint)
+    tokenizer = Tokenizer.of(checkpoint.files, directory)
+    tokenizer.check_fits(checkpoint.config, directory)
+    modules = read_modules(checkpoint.files, checkpoint.config, directory, pooling=pooling, normalize=normalize)
     if modules.lower_case:
         _put_in_lower_case(tokenizer)
-    if pooling is None and MODULES not in found.files:
+    if pooling is None and MODULES not in checkpoint.files:
         warnings.warn(
             f"{directory}: no {MODULES}, so an embedding is the mean of all token vectors, as sentence-transformers "
             "makes it with a plain BERT; choose with --pooling",
             stacklevel=3,
         )
-    return found, tokenizer, modules
+    return checkpoint, tokenizer, modules
 
 
 def _put_in_lower_case(tokenizer: Tokenizer) -> None:
@@ -89,10 +89,10 @@ def _put_in_lower_case(tokenizer: Tokenizer) -> None:
 
     Source: sentence-transformers, `base/modules/transformer.py`.
     """
-    before = tokenizer.backend.normalizer
-    steps = [] if before is None else [before]
-    if isinstance(before, normalizers.Sequence):
-        steps = [before[i] for i in range(len(before))]
+    normalizer = tokenizer.backend.normalizer
+    steps = [] if normalizer is None else [normalizer]
+    if isinstance(normalizer, normalizers.Sequence):
+        steps = [normalizer[i] for i in range(len(normalizer))]
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         tokenizer.backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
@@ -117,8 +117,8 @@ def read_modules(
     length = int(min(length, limit)) if isinstance(length, int | float) and length > 0 else limit
     if MODULES not in files:
         check_choice("--pooling", pooling or "mean", POOLINGS)
-        found = SentenceModules((pooling or "mean",), config.hidden_size, length, prompts=_prompts({}))
-        return _normalized(found) if normalize else found
+        modules = SentenceModules((pooling or "mean",), config.hidden_size, length, prompts=_prompts({}))
+        return _normalized(modules) if normalize else modules
     if pooling is not None:
         raise UserError(f"{where / MODULES}: says how to pool; --pooling is for a checkpoint without this file")
     (_, (folder, _), *others) = listed_modules(files, where)
@@ -128,7 +128,7 @@ def read_modules(
     pool, path = module_settings(files, "Pooling", folder, where)
     for name in ("word_embedding_dimension", "embedding_dimension"):
         check_size(pool, name, config.hidden_size, path)
-    found = SentenceModules(
+    modules = SentenceModules(
         _poolings(pool, path),
         config.hidden_size,
         length,
@@ -136,15 +136,15 @@ def read_modules(
         include_prompt=pool.get("include_prompt", True),
     )
     for folder, kind in others:
-        found = replace(found, layers=(*found.layers, *read_layers(files, kind, folder, where, found.size)))
-    if normalize is False and found.layers and found.layers[-1].kind == "normalize":
-        found = replace(found, layers=found.layers[:-1])
-    return _of_model(files, where, found, normalize)
+        modules = replace(modules, layers=(*modules.layers, *read_layers(files, kind, folder, where, modules.size)))
+    if normalize is False and modules.layers and modules.layers[-1].kind == "normalize":
+        modules = replace(modules, layers=modules.layers[:-1])
+    return _of_model(files, where, modules, normalize)
 
 
-def _normalized(found: SentenceModules) -> SentenceModules:
+def _normalized(modules: SentenceModules) -> SentenceModules:
     """Return the modules with a normalisation at the end."""
-    return replace(found, layers=(*found.layers, Layer("normalize", found.size)))
+    return replace(modules, layers=(*modules.layers, Layer("normalize", modules.size)))
 
 
 def _poolings(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def _poolings(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _of_model(
-    files: Mapping[str, bytes], where: Path, found: SentenceModules, normalize: bool | None
+    files: Mapping[str, bytes], where: Path, modules: SentenceModules, normalize: bool | None
 ) -> SentenceModules:
     """Return the modules with the prompts of the model, and with its `truncate_dim` as a layer.
 
@@ -170,17 +170,17 @@ def _of_model(
     prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise UserError(f"{path}: prompts is malformed; expected names and their texts")
-    found = replace(found, prompts=_prompts(prompts), default_prompt_name=name)
+    modules = replace(modules, prompts=_prompts(prompts), default_prompt_name=name)
     if name is not None:
-        check_choice(f"{path}: default_prompt_name", name, found.prompts)
+        check_choice(f"{path}: default_prompt_name", name, modules.prompts)
     if settings.get("truncate_dim") is not None:
-        size = min(size_of(settings, "truncate_dim", path), found.size)
-        found = replace(found, layers=(*found.layers, Layer("truncate", size)))
-    if normalize and not (found.layers and found.layers[-1].kind == "normalize"):
-        return _normalized(found)
-    return found
+        size = min(size_of(settings, "truncate_dim", path), modules.size)
+        modules = replace(modules, layers=(*modules.layers, Layer("truncate", size)))
+    if normalize and not (modules.layers and modules.layers[-1].kind == "normalize"):
+        return _normalized(modules)
+    return modules
 
 
-def _prompts(given: Mapping[str, str | None]) -> dict[str, str]:
-    """Return all prompts of a model: like sentence-transformers, with empty ones for query and document by default."""
-    return {name: text or "" for name, text in {"query": None, "document": None, **given}.items()}
+def _prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """Return all prompts of a model; as in sentence-transformers, those for query and document are empty by default."""
+    return {name: text or "" for name, text in {"query": None, "document": None, **prompts}.items()}

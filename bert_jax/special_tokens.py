@@ -55,20 +55,20 @@ def frames(backend: tokenizers.Tokenizer, where: object, *, typed: bool) -> tupl
     Raises `UserError` for a post-processor that is not a template, BERT's or RoBERTa's. Raises `UserError` too for a
     post-processor that adds no special token before a text, as the classifier reads the first token.
     """
-    said: dict[str, Any] = json.loads(backend.to_str())["post_processor"] or {"type": "none"}
-    if said["type"] == "TemplateProcessing":
-        special = {name: entry["ids"] for name, entry in said["special_tokens"].items()}
-        single, pair = (_of_template(said[kind], special, where) for kind in ("single", "pair"))
-    elif said["type"] in ("BertProcessing", "RobertaProcessing"):
-        cls, sep = said["cls"][1], said["sep"][1]
-        second = int(said["type"] == "BertProcessing")
-        between = [(sep, 0)] if second else [(sep, 0), (sep, 0)]
+    processor: dict[str, Any] = json.loads(backend.to_str())["post_processor"] or {"type": "none"}
+    if processor["type"] == "TemplateProcessing":
+        special = {name: entry["ids"] for name, entry in processor["special_tokens"].items()}
+        single, pair = (_of_template(processor[kind], special, where) for kind in ("single", "pair"))
+    elif processor["type"] in ("BertProcessing", "RobertaProcessing"):
+        cls, sep = processor["cls"][1], processor["sep"][1]
+        second_type = int(processor["type"] == "BertProcessing")
+        between = [(sep, 0)] if second_type else [(sep, 0), (sep, 0)]
         single = _frame([[(cls, 0)], [(sep, 0)]], [0])
-        pair = _frame([[(cls, 0)], between, [(sep, second)]], [0, second])
+        pair = _frame([[(cls, 0)], between, [(sep, second_type)]], [0, second_type])
     else:
         single = pair = _frame([[], []], [0])
-        if said["type"] != "none":
-            raise UserError(f"{where}: post_processor is a {said['type']}, which is not supported")
+        if processor["type"] != "none":
+            raise UserError(f"{where}: post_processor is a {processor['type']}, which is not supported")
     for frame in (single, pair):
         if not len(frame.edges[0].ids):
             raise UserError(
@@ -82,21 +82,21 @@ def _of_template(parts: list[dict[str, Any]], special: dict[str, list[int]], whe
     edges: list[list[tuple[int, int]]] = [[]]
     types, order = [], ""
     for part in parts:
-        kind, said = next(iter(part.items()))
+        kind, fields = next(iter(part.items()))
         if kind == "Sequence":
-            order += said["id"]
-            types.append(said["type_id"])
+            order += fields["id"]
+            types.append(fields["type_id"])
             edges.append([])
         else:
-            edges[-1] += [(number, said["type_id"]) for number in special[said["id"]]]
+            edges[-1] += [(number, fields["type_id"]) for number in special[fields["id"]]]
     if order not in ("A", "AB"):
         raise UserError(f"{where}: the post-processor's template has the texts {order!r}; expected 'A' or 'AB'")
     return _frame(edges, types)
 
 
 def _frame(edges: list[list[tuple[int, int]]], types: list[int]) -> Frame:
-    made = (np.array(edge, np.int32).reshape(-1, 2) for edge in edges)
-    return Frame(tuple(Special(edge[:, 0], edge[:, 1]) for edge in made), tuple(types))
+    arrays = (np.array(edge, np.int32).reshape(-1, 2) for edge in edges)
+    return Frame(tuple(Special(edge[:, 0], edge[:, 1]) for edge in arrays), tuple(types))
 
 
 def _untyped(frame: Frame) -> Frame:

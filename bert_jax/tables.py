@@ -66,11 +66,11 @@ def records(path: Path, *, within: Path | None = None) -> Iterator[tuple[Iterato
             return
         text = cast(BinaryIO, _Unpacked(file, path)) if path.name.lower().endswith(".gz") else file
         if kind(path) == ".txt":
-            beside = _labels_of(path)
-            with opened(beside, within=within) as labels:
-                both = digest + hashlib.file_digest(labels, "sha256").hexdigest()
+            labels_path = _labels_of(path)
+            with opened(labels_path, within=within) as labels:
+                digests = digest + hashlib.file_digest(labels, "sha256").hexdigest()
                 labels.seek(0)
-                yield _beside(text, path, labels, beside), hashlib.sha256(both.encode()).hexdigest()
+                yield _beside(text, path, labels, labels_path), hashlib.sha256(digests.encode()).hexdigest()
             return
         yield _READERS[kind(path)](text, path), digest
 
@@ -97,9 +97,16 @@ def label_names(path: Path, *, within: Path | None = None) -> dict[str, tuple[st
     try:
         features = json.loads(note)["info"]["features"] if note else {}
         # The feature of a list's elements; earlier versions of the library write a list as a list of one feature.
-        inner = {n: one[0] if isinstance(one, list) else one.get("feature", one) for n, one in features.items()}
-        named = {n: one for n, one in inner.items() if isinstance(one, dict) and one.get("_type") == "ClassLabel"}
-        return {name: tuple(one["names"]) for name, one in named.items()}
+        inner = {
+            n: feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            for n, feature in features.items()
+        }
+        class_labels = {
+            n: feature
+            for n, feature in inner.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+        return {name: tuple(feature["names"]) for name, feature in class_labels.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: its note of what labels mean (huggingface) cannot be read; write it anew") from None
 
@@ -133,7 +140,7 @@ class _Unpacked(gzip.GzipFile):
     def read1(self, size: int = -1) -> bytes:
         """Return at most `size` bytes; raise `UserError` if the file is damaged or has unpacked to too many bytes."""
         try:
-            found = super().read1(size)
+            content = super().read1(size)
         except (EOFError, OSError, zlib.error) as error:
             raise UserError(f"{self._path}: not a sound gzip file: {error}; download it again") from None
         if self.tell() > self._most:
@@ -141,7 +148,7 @@ class _Unpacked(gzip.GzipFile):
                 f"{self._path}: unpacks to more than {self._most:,} bytes, {_RATIO} times its size or more; "
                 "unpack it yourself if that is meant"
             )
-        return found
+        return content
 
 
 def _lines(file: BinaryIO, path: Path, newline: str = "") -> Iterator[str]:
@@ -179,8 +186,8 @@ def _delimited(file: BinaryIO, path: Path) -> Iterator[Record]:
             if line.count('"') % 2:
                 break
         bare = not _is_quoted(before, path)
-    how: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if bare else {"strict": True}
-    reader = csv.reader(itertools.chain(before, lines), delimiter=delimiter, **how)
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if bare else {"strict": True}
+    reader = csv.reader(itertools.chain(before, lines), delimiter=delimiter, **options)
     header: list[str] | None = None
     start = 1
     try:
@@ -229,23 +236,23 @@ def _is_quoted(sample: list[str], path: Path) -> bool:
         rows = list(_cells(csv.reader(io.StringIO(text), delimiter="\t", strict=True)))
     except csv.Error:
         return False
-    again = io.StringIO()
-    csv.writer(again, delimiter="\t", lineterminator="\n").writerows(rows)
-    if again.getvalue() != text + "\n" * (not text.endswith("\n")) or len({len(row) for row in rows if row}) != 1:
+    rewritten = io.StringIO()
+    csv.writer(rewritten, delimiter="\t", lineterminator="\n").writerows(rows)
+    if rewritten.getvalue() != text + "\n" * (not text.endswith("\n")) or len({len(row) for row in rows if row}) != 1:
         return False
-    bare = [[_unquoted(cell) for cell in line.split("\t")] for line in text.split("\n") if line]
+    bare_rows = [[_unquoted(cell) for cell in line.split("\t")] for line in text.split("\n") if line]
     rows = [row for row in rows if row]
-    if bare != rows and {len(row) for row in bare} == {len(rows[0])}:
-        line = next(i for i, (one, other) in enumerate(zip(bare, rows, strict=False), 1) if one != other)
+    if bare_rows != rows and {len(row) for row in bare_rows} == {len(rows[0])}:
+        line = next(i for i, (plain, quoted) in enumerate(zip(bare_rows, rows, strict=False), 1) if plain != quoted)
         raise UserError(f"{path}: from line {line} on, quotes can be read in two ways; write it as csv")
-    return bare != rows
+    return bare_rows != rows
 
 
 def check_names(names: Sequence[str], where: object) -> None:
     """Raise `UserError` if two columns have the same name, as nothing tells which of them is meant."""
-    twice = next((name for name, count in Counter(names).items() if count > 1 and name), None)
-    if twice is not None:
-        raise UserError(f"{where}: two columns are called {twice}; rename one of them")
+    repeated = next((name for name, count in Counter(names).items() if count > 1 and name), None)
+    if repeated is not None:
+        raise UserError(f"{where}: two columns are called {repeated}; rename one of them")
 
 
 def _delimiter(header: str, path: Path) -> str:
@@ -254,8 +261,8 @@ def _delimiter(header: str, path: Path) -> str:
     If that delimiter is not in the header, and exactly one of tab, comma, semicolon and bar is, the latter is returned.
     """
     usual = "\t" if kind(path) == ".tsv" else ","
-    others = [other for other in ("\t", ",", ";", "|") if other in header]
-    return others[0] if usual not in header and len(others) == 1 else usual
+    candidates = [candidate for candidate in ("\t", ",", ";", "|") if candidate in header]
+    return candidates[0] if usual not in header and len(candidates) == 1 else usual
 
 
 def _unquoted(cell: str) -> str:
@@ -284,42 +291,42 @@ def _jsonl(file: BinaryIO, path: Path) -> Iterator[Record]:
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object as a dictionary; raise `ValueError` if two members have the same name."""
-    found = dict(members)
-    if len(found) < len(members):
+    fields = dict(members)
+    if len(fields) < len(members):
         name = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
         raise ValueError(f"two members are called {name}")
-    return found
+    return fields
 
 
 def _json(file: BinaryIO, path: Path) -> Iterator[Record]:
     """Yield the objects of an array, which is the whole file or the only array among the members of one object."""
     try:
-        found = json.loads("".join(_lines(file, path)), object_pairs_hook=_object)
+        data = json.loads("".join(_lines(file, path)), object_pairs_hook=_object)
     except RecursionError:
         raise UserError(f"{path}: bad JSON: nested too deeply") from None
     except json.JSONDecodeError as error:
-        also = "; a file of one object a line is called .jsonl" if error.msg == "Extra data" else ""
-        raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}{also}") from None
+        hint = "; a file of one object a line is called .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(f"{path}: bad JSON at line {error.lineno} column {error.colno}: {error.msg}{hint}") from None
     except ValueError as error:  # Python refuses a number of thousands of digits
         raise UserError(f"{path}: bad JSON: {error}") from None
-    if isinstance(found, dict):
-        arrays = [value for value in found.values() if isinstance(value, list)]
-        found = arrays[0] if len(arrays) == 1 else None
-    if not isinstance(found, list):
+    if isinstance(data, dict):
+        arrays = [value for value in data.values() if isinstance(value, list)]
+        data = arrays[0] if len(arrays) == 1 else None
+    if not isinstance(data, list):
         raise UserError(f"{path}: expected an array of objects, or an object with one such array")
-    for number, record in enumerate(found, 1):
+    for number, record in enumerate(data, 1):
         if not isinstance(record, dict):
             raise UserError(f"{path}: row {number}: expected a JSON object")
         yield number, record
 
 
-def _beside(file: BinaryIO, path: Path, labels: BinaryIO, beside: Path) -> Iterator[Record]:
+def _beside(file: BinaryIO, path: Path, labels: BinaryIO, labels_path: Path) -> Iterator[Record]:
     """Yield each line of a file as a text, with its label from the same line of the file `labels`."""
-    both = itertools.zip_longest(_lines(file, path), _lines(labels, beside))
-    for number, (text, label) in enumerate(both, 1):
+    line_pairs = itertools.zip_longest(_lines(file, path), _lines(labels, labels_path))
+    for number, (text, label) in enumerate(line_pairs, 1):
         if text is None or label is None:
-            short, other = (path, beside) if text is None else (beside, path)
-            raise UserError(f"{short}: ends before line {number}, which {other.name} has; expected as many lines")
+            shorter, longer = (path, labels_path) if text is None else (labels_path, path)
+            raise UserError(f"{shorter}: ends before line {number}, which {longer.name} has; expected as many lines")
         yield number, {"text": text.rstrip("\r\n"), "label": label.strip()}
 
 

@@ -75,8 +75,8 @@ def parse_tensors(content: bytes, path: Path) -> TensorFile:
 
 def _views(content: bytes, entries: Mapping[str, "_Entry"], start: int) -> dict[str, np.ndarray]:
     return {
-        name: np.frombuffer(content, dtype, math.prod(shape), start + first).reshape(shape)
-        for name, (dtype, shape, first, _) in entries.items()
+        name: np.frombuffer(content, dtype, math.prod(shape), start + offset).reshape(shape)
+        for name, (dtype, shape, offset, _) in entries.items()
     }
 
 
@@ -94,8 +94,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; arrays may be views in any memory order."""
     # safetensors writes an array's buffer as it is, so a transposed view must be copied to C order first.
-    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    safetensors.numpy.save_file(whole, path, metadata=dict(metadata))
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    safetensors.numpy.save_file(arrays, path, metadata=dict(metadata))
     path.chmod(0o644)  # the library makes the file private
     with open(path, "r+b") as file:  # the library's order of the metadata changes each time
         size = int.from_bytes(file.read(8), "little")
@@ -170,10 +170,10 @@ def _whole(text: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in members:
             raise ValueError(f"{name} is there twice")
         f"{name}{value if isinstance(value, str) else ''}".encode()  # ValueError for half of a surrogate pair
-        found[name] = value
-    return found
+        members[name] = value
+    return members

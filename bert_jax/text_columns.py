@@ -48,17 +48,17 @@ def find_texts(
         return text, pair
     check_header(where, sample)
     free = [column for column in columns if column.lower() not in LABELS]
-    found = texts_in(where, free, sample, pair)
-    check_alike(where, columns, set(found) - {pair})
-    return found
+    text_columns = texts_in(where, free, sample, pair)
+    check_alike(where, columns, set(text_columns) - {pair})
+    return text_columns
 
 
 def check_asked(where: object, columns: Sequence[str], asked: Mapping[str | None, str]) -> None:
     """Raise `UserError` if a column that an option names does not exist; `asked` maps column names to options."""
     for name, option in asked.items():
         if name is not None and name not in columns:
-            near = did_you_mean(name, columns)
-            raise UserError(f"{where}: no column {name!r}; there are: {', '.join(columns)}; --{option}-column{near}")
+            hint = did_you_mean(name, columns)
+            raise UserError(f"{where}: no column {name!r}; there are: {', '.join(columns)}; --{option}-column{hint}")
 
 
 def check_alike(where: object, columns: Sequence[str], found: Collection[str | None]) -> None:
@@ -72,12 +72,12 @@ def check_alike(where: object, columns: Sequence[str], found: Collection[str | N
 def check_header(where: object, sample: Sequence[dict[str, Any]]) -> None:
     """Raise `UserError` if the names of the columns look like a row of data and none of them is a usual name."""
     columns = list(sample[0])
-    known = {*TEXTS, *LABELS, *(name for names in PAIRS for name in names)}
-    if any(column.lower() in known for column in columns):
+    usual = {*TEXTS, *LABELS, *(name for names in PAIRS for name in names)}
+    if any(column.lower() in usual for column in columns):
         return
     values = {column: [record.get(column) for record in sample] for column in columns}
-    again = any(isinstance(value, str) and value == column for column in columns for value in values[column])
-    if again or any(len(column.split()) >= _WORDS and is_texts(values[column]) for column in columns):
+    is_repeated = any(isinstance(value, str) and value == column for column in columns for value in values[column])
+    if is_repeated or any(len(column.split()) >= _WORDS and is_texts(values[column]) for column in columns):
         raise UserError(
             f"{where}: the names of its columns look like a row of data ({', '.join(columns)[:80]}); "
             "begin it with a line of names such as text,label, or name --text-column and --label-column"
@@ -92,16 +92,16 @@ def texts_in(
     A given `pair` is kept. Raises `UserError` unless the text's column has a usual name or is the only one with texts.
     """
     lower = _by_lower(columns)
-    for one, other in PAIRS:
-        second = lower.get(other) if pair is None else pair if pair.lower() == other else None
-        if one in lower and second is not None:
-            return lower[one], second
+    for first_name, second_name in PAIRS:
+        second = lower.get(second_name) if pair is None else pair if pair.lower() == second_name else None
+        if first_name in lower and second is not None:
+            return lower[first_name], second
     columns = [column for column in columns if column != pair]
-    if found := named(columns, TEXTS):
-        return found, pair
-    like = [column for column in columns if is_texts([record.get(column) for record in sample])]
-    if len(like) == 1:
-        return like[0], pair
+    if text_column := named(columns, TEXTS):
+        return text_column, pair
+    candidates = [column for column in columns if is_texts([record.get(column) for record in sample])]
+    if len(candidates) == 1:
+        return candidates[0], pair
     raise UserError(f"{where}: no text column; there are: {', '.join(sample[0])}; name it with --text-column")
 
 
@@ -117,8 +117,8 @@ def text_of(record: dict[str, Any], name: str) -> str:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return a suggestion for the end of an error: the known name most similar to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    matches = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def shown(value: Any) -> str:

@@ -52,10 +52,10 @@ class Tokenizer:
 
         directory = Path(directory)
         files = {name: read_bytes(directory / name) for name in FILES if (directory / name).exists()}
-        made = cls.of(files, directory)
+        tokenizer = cls.of(files, directory)
         if (directory / "config.json").exists():
-            made.check_fits(read_config(directory / "config.json")[0], directory)
-        return made
+            tokenizer.check_fits(read_config(directory / "config.json")[0], directory)
+        return tokenizer
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], where: Path) -> "Tokenizer":
@@ -63,18 +63,18 @@ class Tokenizer:
 
         `where` is the directory that errors name. There is no check against a `config.json` (see `check_fits`).
         """
-        made = cls(build(files, where))
-        made._check_frames(where)
-        return made
+        tokenizer = cls(build(files, where))
+        tokenizer._check_frames(where)
+        return tokenizer
 
     def _check_frames(self, where: object) -> None:
         """Raise `UserError` if the library itself would put other special tokens around texts than this class does."""
         with faults_of("tokenizer.json"):  # some faults of the file appear only when it is used
-            for text, other in ((_PROBE, None), ("", None), (_PROBE, "a"), ("", _PROBE)):
-                frame, texts = (self._single, [text]) if other is None else (self._pair, [text, other])
-                theirs = self.backend.encode(text, other)
-                ours = frame.around(*(self.backend.encode(text, add_special_tokens=False).ids for text in texts))[0]
-                if theirs.ids != ours.tolist():
+            for text, pair in ((_PROBE, None), ("", None), (_PROBE, "a"), ("", _PROBE)):
+                frame, texts = (self._single, [text]) if pair is None else (self._pair, [text, pair])
+                encoding = self.backend.encode(text, pair)
+                ids = frame.around(*(self.backend.encode(text, add_special_tokens=False).ids for text in texts))[0]
+                if encoding.ids != ids.tolist():
                     raise UserError(f"{where}: the tokenizer's post-processor is not understood")
 
     @property
@@ -101,8 +101,12 @@ class Tokenizer:
                 "take the tokenizer that belongs to this checkpoint"
             )
         added = self.backend.get_added_tokens_decoder()
-        always = {*self._single.ids, *self._pair.ids, *(number for number, token in added.items() if not token.special)}
-        for number in sorted(always):
+        required = {
+            *self._single.ids,
+            *self._pair.ids,
+            *(number for number, token in added.items() if not token.special),
+        }
+        for number in sorted(required):
             if number >= size:
                 raise UserError(f"{where}: {_outside(self.backend.id_to_token(number), number, size)}")
         self._beyond = {i: _outside(token.content, i, size) for i, token in added.items() if i >= size}
@@ -172,12 +176,14 @@ class Tokenizer:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         with faults_of("tokenizer.json"):
-            found = [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-        for text, ids in zip(texts, found, strict=True) if self._beyond else ():
+            encoded = [
+                encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            ]
+        for text, ids in zip(texts, encoded, strict=True) if self._beyond else ():
             if reached := self._beyond.keys() & ids:
                 shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
                 raise UserError(f"text {shown!r}: {self._beyond[min(reached)]}")
-        return found
+        return encoded
 
     def _singles(
         self, numbers: Iterable[int], texts: list[list[int]], cutting: Cutting
@@ -186,13 +192,13 @@ class Tokenizer:
         # few calls for each text would take longer than tokenising a short text.
         frame = self._single
         room = self.room(cutting, pairs=False)
-        cut, lost, owners = [], [], []
+        all_pieces, lost, owners = [], [], []
         for number, ids in zip(numbers, texts, strict=True):
             pieces = [ids] if len(ids) <= room else cutting.pieces(ids, room)
-            cut += pieces
+            all_pieces += pieces
             owners += [number] * len(pieces)
             lost += [len(ids) > room and not cutting.reads_all] * len(pieces)
-        lengths = np.fromiter(map(len, cut), np.int64, len(cut))
+        lengths = np.fromiter(map(len, all_pieces), np.int64, len(all_pieces))
         before, after = frame.edges
         ends = np.cumsum(lengths + frame.size)
         starts = ends - lengths - frame.size
@@ -202,33 +208,33 @@ class Tokenizer:
         for edge, places in ((before, starts), (after, ends - len(after.ids))):
             for offset, (number, kind) in enumerate(zip(*edge, strict=True)):
                 flat[places + offset], types[places + offset], inner[places + offset] = number, kind, False
-        flat[inner] = np.fromiter(itertools.chain.from_iterable(cut), np.int32, int(lengths.sum()))
+        flat[inner] = np.fromiter(itertools.chain.from_iterable(all_pieces), np.int32, int(lengths.sum()))
         slices = map(slice, starts.tolist(), ends.tolist())
-        for number, here, was_cut in zip(owners, slices, lost, strict=True):
-            yield number, Tokens(flat[here], types[here], was_cut)
+        for number, span, was_cut in zip(owners, slices, lost, strict=True):
+            yield number, Tokens(flat[span], types[span], was_cut)
 
     def _pairs(
-        self, numbers: Iterable[int], texts: list[list[int]], others: list[list[int]], cutting: Cutting
+        self, numbers: Iterable[int], texts: list[list[int]], pairs: list[list[int]], cutting: Cutting
     ) -> Iterator[tuple[int, Tokens]]:
         # Pairs are cut by this function, as the library's record of the tokens cut off grows with the product of the
         # lengths. The library's rule is: the shorter text stays whole if it fits in half of the room. Otherwise each
         # text gets half, and the longer text (of two equal ones, the second) gets the odd token. Windows cover the
         # longer text.
         room = self.room(cutting, pairs=True)
-        whole = cutting._replace(long_texts="head") if cutting.reads_all else cutting
-        for number, a, b in zip(numbers, texts, others, strict=True):
+        short_cutting = cutting._replace(long_texts="head") if cutting.reads_all else cutting
+        for number, a, b in zip(numbers, texts, pairs, strict=True):
             short, long = sorted((len(a), len(b)))
             if short + long > room:
                 short = min(short, room // 2)
                 long = room - short
             sides = [(a, long, True), (b, short, False)] if len(a) > len(b) else [(a, short, False), (b, long, True)]
-            both = [
-                [ids] if len(ids) <= size else (cutting if is_long else whole).pieces(ids, size)
+            side_pieces = [
+                [ids] if len(ids) <= size else (cutting if is_long else short_cutting).pieces(ids, size)
                 for ids, size, is_long in sides
             ]
             lost = any(len(ids) > size and not (is_long and cutting.reads_all) for ids, size, is_long in sides)
-            for one, two in itertools.product(*both):
-                yield number, Tokens(*self._pair.around(one, two), lost)
+            for piece_a, piece_b in itertools.product(*side_pieces):
+                yield number, Tokens(*self._pair.around(piece_a, piece_b), lost)
 
 
 def _outside(token: str | None, number: int, vocab_size: int) -> str:

@@ -101,8 +101,8 @@ def build(files: Mapping[str, bytes], where: Path) -> Built:
     wanted = wanted_tokens(_json(files, "added_tokens.json", where), listed, where, settings)
     names = special_names(settings) if is_bert else {}
     if is_bert:
-        there = {*vocabulary, *(token.content for token in wanted.values())}
-        if missing := [names[kind] for kind in NEEDED if names[kind] not in there]:
+        present = {*vocabulary, *(token.content for token in wanted.values())}
+        if missing := [names[kind] for kind in NEEDED if names[kind] not in present]:
             raise UserError(f"{path}: no {' '.join(missing)} in the vocabulary; this is not a BERT tokenizer")
     elif described.get("padding"):
         settings.setdefault("pad_token", described["padding"]["pad_token"])
@@ -139,10 +139,10 @@ def merged_settings(files: Mapping[str, bytes], where: Path) -> dict[str, Any]:
     settings = dict(_json(files, "tokenizer_config.json", where))
     if settings.get("additional_special_tokens") and not settings.get("extra_special_tokens"):
         settings["extra_special_tokens"] = settings.pop("additional_special_tokens")
-    own = settings.setdefault("model_specific_special_tokens", {}) or {}
-    own |= {name: settings.pop(name) for name in list(settings) if is_own(name, settings[name])}
+    own_tokens = settings.setdefault("model_specific_special_tokens", {}) or {}
+    own_tokens |= {name: settings.pop(name) for name in list(settings) if is_own(name, settings[name])}
     if isinstance(settings.get("extra_special_tokens"), dict):
-        own |= settings.pop("extra_special_tokens")
+        own_tokens |= settings.pop("extra_special_tokens")
     if "added_tokens_decoder" not in settings:
         for name, value in _json(files, "special_tokens_map.json", where).items():
             if name == "extra_special_tokens" and isinstance(value, list):
@@ -150,8 +150,8 @@ def merged_settings(files: Mapping[str, bytes], where: Path) -> dict[str, Any]:
                 value = [*before, *(entry for entry in value if entry not in before)]
             settings[name] = value
         if isinstance(settings.get("extra_special_tokens"), dict):
-            own |= settings.pop("extra_special_tokens")
-    settings["model_specific_special_tokens"] = own
+            own_tokens |= settings.pop("extra_special_tokens")
+    settings["model_specific_special_tokens"] = own_tokens
     return settings
 
 

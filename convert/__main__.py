@@ -26,35 +26,35 @@ examples:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m convert", description=__doc__, epilog=EPILOG)
-    read = parser.add_argument_group("what is read")
-    read.add_argument(
+    source_group = parser.add_argument_group("what is read")
+    source_group.add_argument(
         "source", metavar="SOURCE", help="Hugging Face directory, hub id, native directory, or run directory"
     )
-    read.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    read.add_argument(
+    source_group.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    source_group.add_argument(
         "--encoder-only", action="store_true", help="leave the head out, of whatever task, and take the encoder"
     )
-    read.add_argument(
+    source_group.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="NAME",
         help="leave out a tensor that the model does without; * stands for any characters; may be repeated",
     )
-    written = parser.add_argument_group("what is written")
-    written.add_argument("out", metavar="OUT", type=Path, help="directory to make")
-    written.add_argument("--to", choices=("native", "hf"), default="native", help="layout of OUT")
-    written.add_argument("--labels", type=label_names, metavar="A,B", help="label names in order of id")
-    written.add_argument("--dtype", choices=tuple(DTYPES), help="store floats so (default: as they are in SOURCE)")
-    written.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    hub = parser.add_argument_group("to the hub")
-    hub.add_argument(
+    output_group = parser.add_argument_group("what is written")
+    output_group.add_argument("out", metavar="OUT", type=Path, help="directory to make")
+    output_group.add_argument("--to", choices=("native", "hf"), default="native", help="layout of OUT")
+    output_group.add_argument("--labels", type=label_names, metavar="A,B", help="label names in order of id")
+    output_group.add_argument("--dtype", choices=tuple(DTYPES), help="store floats so (default: as they are in SOURCE)")
+    output_group.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    hub_group = parser.add_argument_group("to the hub")
+    hub_group.add_argument(
         "--push-to",
         metavar="ORG/NAME",
         help="upload OUT to this repository, which is made where there is none (with --to hf; the token is that of "
         "`hf auth login` or HF_TOKEN)",
     )
-    hub.add_argument("--private", action="store_true", help="make the repository a private one")
+    hub_group.add_argument("--private", action="store_true", help="make the repository a private one")
     return parser
 
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
     check_new_directory(args.out, overwrite=args.overwrite)
     from_run = runs.find(args.source)
-    read = conversion.read(
+    source = conversion.read(
         str(from_run.best) if from_run else args.source,
         args.revision,
         args.labels or (),
@@ -83,18 +83,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     if args.encoder_only:
         from_run = None  # the run's scores are the classifier's, not the encoder's
-    found = conversion.cast(read.checkpoint, DTYPES[args.dtype]) if args.dtype else read.checkpoint
+    model = conversion.cast(source.checkpoint, DTYPES[args.dtype]) if args.dtype else source.checkpoint
     if args.to == "hf":
-        found = export.completed(found, read.tokenizer, trained=from_run is not None)
+        model = export.completed(model, source.tokenizer, trained=from_run is not None)
     with new_directory(args.out, overwrite=args.overwrite) as scratch:
-        (checkpoint if args.to == "native" else huggingface).write(scratch, found)
-        write_json(scratch / "conversion.json", conversion.record(read, args.to, args.dtype))
+        (checkpoint if args.to == "native" else huggingface).write(scratch, model)
+        write_json(scratch / "conversion.json", conversion.record(source, args.to, args.dtype))
         if from_run and args.to == "hf":
-            text = card.make(from_run, found, args.push_to or args.out.resolve().name)
+            text = card.make(from_run, model, args.push_to or args.out.resolve().name)
             (scratch / "README.md").write_text(text, encoding="utf-8")
     if from_run and not from_run.finished:
         print(printable(f"run      {args.source} is not finished; this is its best model so far"))
-    print(conversion.describe(read))
+    print(conversion.describe(source))
     print(f"wrote {args.out} ({args.to})")
     if args.push_to is not None:
         pushed = push.push(args.out, args.push_to, private=args.private)

@@ -120,8 +120,8 @@ def _body(record: Mapping[str, Any], model: Checkpoint, task: Task, name: str) -
 
 
 def _recipe(options: Mapping[str, Any]) -> str:
-    said = {key: options[key] for key in RECIPE if options.get(key) is not None and options[key] is not False}
-    rows = [(f"`--{key.replace('_', '-')}`", code(str(value))) for key, value in said.items()]
+    settings = {key: options[key] for key in RECIPE if options.get(key) is not None and options[key] is not False}
+    rows = [(f"`--{key.replace('_', '-')}`", code(str(value))) for key, value in settings.items()]
     return table(("option", "value"), rows)
 
 
@@ -156,11 +156,11 @@ def _provenance(record: Mapping[str, Any]) -> str:
     device = record["device"]
     versions = ", ".join(f"{code(name)} {code(version)}" for name, version in record["versions"].items())
     seconds = record.get("figures", {}).get("train_seconds")
-    took = f", {seconds:,.0f} seconds of training" if seconds is not None else ""
+    duration = f", {seconds:,.0f} seconds of training" if seconds is not None else ""
     weights = record["source"].get("source_sha256")
     started = f" It began from weights with SHA-256 {code(weights)}." if weights else ""
     return (
-        f"{record['steps']:,} steps on {device['count']} x {code(device['kind'])}{took}, with {versions}.{started} "
+        f"{record['steps']:,} steps on {device['count']} x {code(device['kind'])}{duration}, with {versions}.{started} "
         f"Exported by bert_jax {__version__}, which also wrote this card from the run's record."
     )
 
@@ -180,10 +180,10 @@ def _dataset_id(record: Mapping[str, Any]) -> str | None:
     The data are files if the run has read files at that path, or if the path exists now.
     """
     name = record["config"]["data"]
-    read = any(
+    was_read = any(
         path == name or (path.startswith(f"{name}/") and path.endswith(_DATA_FILE)) for path in file_hashes(record)
     )
-    return name if re.fullmatch(_HUB_ID, name) and not read and not Path(name).exists() else None
+    return name if re.fullmatch(_HUB_ID, name) and not was_read and not Path(name).exists() else None
 
 
 def _data_name(record: Mapping[str, Any]) -> str:

@@ -96,8 +96,8 @@ def asking(
     compiled = functools.partial(jax.jit, compiler_options=compiler_options())
     lengths = [len(example.input_ids) for example in tokens]
     row_length = max(64, 1 << (max(lengths) - 1).bit_length())
-    placed = assign(lengths, row_length)
-    rows = pack(tokens, placed, row_length, len(placed), len(tokens))
+    assignment = assign(lengths, row_length)
+    rows = pack(tokens, assignment, row_length, len(assignment), len(tokens))
     order = np.concatenate([np.arange(first, first + n) for first, n in zip(rows.first_tokens, lengths, strict=True)])
     labels = reference.labels_for(len(tokens), max(1, len(checkpoint.config.labels)))
     weights = np.ones(len(tokens), np.float32)
@@ -105,13 +105,13 @@ def asking(
 
     @compiled
     def forward(params: nnx.State, rows: Rows) -> dict[str, jax.Array]:
-        whole = nnx.merge(graphdef, params)
-        bert = whole.bert if isinstance(whole, SequenceClassifier) else whole
+        network = nnx.merge(graphdef, params)
+        bert = network.bert if isinstance(network, SequenceClassifier) else network
         hidden = bert.hidden_states(*rows[:4])
         out = {f"layer.{i}": h.reshape(-1, h.shape[-1]) for i, h in enumerate(hidden)}
         out["embeddings"] = out.pop("layer.0")
-        if isinstance(whole, SequenceClassifier):
-            out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": whole(rows)}
+        if isinstance(network, SequenceClassifier):
+            out |= {"pooled": bert.pool(hidden[-1], rows.first_tokens), "logits": network(rows)}
         return out
 
     @compiled
@@ -125,13 +125,13 @@ def asking(
     def ask(tensors: Mapping[str, np.ndarray]) -> Answers:
         model = build(checkpoint.config, tensors, dtype, precision=precision)
         params = nnx.state(model)
-        found = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
-        found = {name: x[order] if name not in ("pooled", "logits") else x for name, x in found.items()}
+        arrays = {name: np.asarray(x).astype(np.float32) for name, x in forward(params, rows).items()}
+        arrays = {name: x[order] if name not in ("pooled", "logits") else x for name, x in arrays.items()}
         if not (gradients and isinstance(model, SequenceClassifier)):
-            return Answers(found, {})
+            return Answers(arrays, {})
         loss, slopes = loss_and_gradients(params, rows)
-        found["loss"] = np.asarray(loss)
-        return Answers(found, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
+        arrays["loss"] = np.asarray(loss)
+        return Answers(arrays, {name: np.asarray(x) for name, x in named_arrays(slopes).items()})
 
     return ask
 
@@ -152,10 +152,10 @@ def compare(
         ]
         for text in against.texts
     ]
-    ours = [[example.input_ids.tolist(), example.token_type_ids.tolist()] for example in tokens]
-    wrong = sum(a != b for a, b in zip(ours, against.tokens, strict=True))
-    yield Finding("token ids", Error(wrong, wrong, wrong), Error(0, 0, 0), "equal", wrong == 0)
-    if wrong:
+    encoded = [[example.input_ids.tolist(), example.token_type_ids.tolist()] for example in tokens]
+    differing = sum(a != b for a, b in zip(encoded, against.tokens, strict=True))
+    yield Finding("token ids", Error(differing, differing, differing), Error(0, 0, 0), "equal", differing == 0)
+    if differing:
         return  # with other token ids, every array would differ
 
     single = answer(checkpoint, tokens, precision=precision, gradients="loss" in against.forward)
@@ -178,19 +178,19 @@ def compare(
             yield finding._replace(name=f"{finding.name}, strict float32")
 
 
-def _forward(name: str, ours: np.ndarray, quantity: Quantity, torch: Error) -> Finding:
-    found = reference.error(quantity.of(ours) - quantity.values)
+def _forward(name: str, array: np.ndarray, quantity: Quantity, torch_error: Error) -> Finding:
+    our_error = reference.error(quantity.of(array) - quantity.values)
     # torch may be right to the last bit by luck, above all in a loss, which is one number.
     unit = reference.error(quantity.values).rms * 2.0**-23
     if name == "loss":
-        bound = LARGEST_RATIO * max(torch.largest, unit)
-        return Finding(name, found, torch, f"{LARGEST_RATIO:g}x", found.largest <= bound)
-    rms, largest = max(torch.rms, RMS_FLOOR * unit), max(torch.largest, LARGEST_FLOOR * unit)
-    holds = found.rms <= RMS_RATIO * rms and found.largest <= LARGEST_RATIO * largest
-    return Finding(name, found, torch, f"{RMS_RATIO}x rms, {LARGEST_RATIO:g}x max", holds)
+        bound = LARGEST_RATIO * max(torch_error.largest, unit)
+        return Finding(name, our_error, torch_error, f"{LARGEST_RATIO:g}x", our_error.largest <= bound)
+    rms, largest = max(torch_error.rms, RMS_FLOOR * unit), max(torch_error.largest, LARGEST_FLOOR * unit)
+    holds = our_error.rms <= RMS_RATIO * rms and our_error.largest <= LARGEST_RATIO * largest
+    return Finding(name, our_error, torch_error, f"{RMS_RATIO}x rms, {LARGEST_RATIO:g}x max", holds)
 
 
-def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Finding]:
+def _gradients(arrays: dict[str, np.ndarray], against: Reference) -> Iterator[Finding]:
     """Check each gradient against its own bound; yield the findings to show.
 
     These are all gradients that miss their bound, or the one that is nearest to it if none does, and then one finding
@@ -199,21 +199,21 @@ def _gradients(ours: dict[str, np.ndarray], against: Reference) -> Iterator[Find
     norm = np.sqrt(sum(np.sum(q.values**2) for q in against.gradients.values()))
     findings = []
     for name, quantity in against.gradients.items():
-        found = reference.error(quantity.of(ours[name]) - quantity.values)
+        our_error = reference.error(quantity.of(arrays[name]) - quantity.values)
         bound = GRADIENT_RATIO * quantity.torch_error.norm + GRADIENT_SHARE * norm
-        words = f"{GRADIENT_RATIO:g}x norm + {GRADIENT_SHARE:g}"
-        finding = Finding(name, found, quantity.torch_error, words, found.norm <= bound)
-        findings.append((found.norm / bound, finding))
+        description = f"{GRADIENT_RATIO:g}x norm + {GRADIENT_SHARE:g}"
+        finding = Finding(name, our_error, quantity.torch_error, description, our_error.norm <= bound)
+        findings.append((our_error.norm / bound, finding))
     missed = [finding for share, finding in findings if not finding.holds]
     for finding in missed or [max(findings, key=lambda pair: pair[0])[1]]:
         yield finding._replace(name=f"gradient of {finding.name}")
-    total = [
+    totals = [
         Error(0.0, max(e.largest for e in errors), float(np.sqrt(sum(e.norm**2 for e in errors))))
         for errors in zip(*((f.ours, f.torch) for _, f in findings), strict=True)
     ]
     size = sum(quantity.values.size for quantity in against.gradients.values())
-    mine, torch = (e._replace(rms=e.norm / size**0.5) for e in total)
-    yield Finding(f"gradients, all {len(findings)}", mine, torch, "each as above", not missed)
+    our_total, torch_total = (e._replace(rms=e.norm / size**0.5) for e in totals)
+    yield Finding(f"gradients, all {len(findings)}", our_total, torch_total, "each as above", not missed)
 
 
 def _adamw_step(against: Reference) -> Finding:
@@ -240,8 +240,8 @@ def _adamw_step(against: Reference) -> Finding:
         (np.asarray(after[name]).reshape(pair[1].shape) - pair[1]) / _unit(pair[1])
         for name, pair in against.steps.items()
     ]
-    found = reference.error(np.concatenate([d.ravel() for d in differences]))
-    return Finding("one AdamW step", found, Error(0, 0, 0), f"{STEP_BOUND:g} ulp + lr", found.largest <= 1)
+    our_error = reference.error(np.concatenate([d.ravel() for d in differences]))
+    return Finding("one AdamW step", our_error, Error(0, 0, 0), f"{STEP_BOUND:g} ulp + lr", our_error.largest <= 1)
 
 
 def _unit(exact: np.ndarray) -> np.ndarray:

@@ -48,19 +48,19 @@ def read(
     if is_native(location.directory):
         if ignore:
             raise UserError(f"{source}: a native checkpoint has nothing to --ignore")
-        found = checkpoint.read(location.directory)
-        head = [name for name in sorted(found.tensors) if name.startswith("classifier.")] if encoder_only else []
+        model = checkpoint.read(location.directory)
+        head = [name for name in sorted(model.tensors) if name.startswith("classifier.")] if encoder_only else []
         if head:
-            found = checkpoint.without_classifier(found)
-        findings = Findings(sorted(found.tensors), {}, head)
+            model = checkpoint.without_classifier(model)
+        findings = Findings(sorted(model.tensors), {}, head)
     else:
-        found, findings = huggingface.read(location, ignore=ignore, encoder_only=encoder_only)
+        model, findings = huggingface.read(location, ignore=ignore, encoder_only=encoder_only)
     if labels:
-        config = _relabelled(found.config, labels, source)
-        found = replace(found, config=config)
-    tokenizer = Tokenizer.of(found.files, location.directory)
-    tokenizer.check_fits(found.config, location.directory)
-    return Conversion(found, findings, location, tokenizer)
+        config = _relabelled(model.config, labels, source)
+        model = replace(model, config=config)
+    tokenizer = Tokenizer.of(model.files, location.directory)
+    tokenizer.check_fits(model.config, location.directory)
+    return Conversion(model, findings, location, tokenizer)
 
 
 def is_native(directory: Path) -> bool:
@@ -106,7 +106,7 @@ def describe(conversion: Conversion) -> str:
         f"source   {conversion.location.origin}{commit}",
         f"loaded   {len(findings.loaded)} tensors, {size:,} parameters: {config.num_hidden_layers} layers, "
         f"{config.hidden_size} wide, {config.num_attention_heads} heads, {config.vocab_size:,} tokens",
-        f"tied     {_listed(f'{name} = {other}' for name, other in findings.tied.items())}",
+        f"tied     {_listed(f'{name} = {original}' for name, original in findings.tied.items())}",
         f"ignored  {_listed(findings.ignored)}",
         f"to train {_listed(to_train(conversion.checkpoint))}",
     ]

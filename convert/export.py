@@ -53,22 +53,22 @@ def completed(found: Checkpoint, tokenizer: Tokenizer, *, trained: bool) -> Chec
     texts, the tokenizer's `truncation_side` becomes that side. A `model_max_length` above `_UNSET` is replaced, too.
     """
     source = config_json(found.config, trained=trained)
-    made = tokenizer_files(
+    new_files = tokenizer_files(
         found.files, tokenizer, found.config, trained=trained, long_texts=found.metadata.get("long_texts")
     )
-    files = {**found.files, **made}
+    files = {**found.files, **new_files}
     return replace(found, config=found.config.replace(source=source), files=files)
 
 
 def config_json(config: BertConfig, *, trained: bool) -> dict[str, Any]:
     """Return a `config.json` with every field in `SAID`, so that no reader depends on a default that others lack."""
-    said = _without_path(config.to_dict(), "_name_or_path") if trained else config.to_dict()
+    fields = _without_path(config.to_dict(), "_name_or_path") if trained else config.to_dict()
     for name in SAID:
-        said.setdefault(name, "bert" if name == "model_type" else getattr(config, name))
+        fields.setdefault(name, "bert" if name == "model_type" else getattr(config, name))
     if trained and config.task is not None and config.task.name in ACTIVATIONS:
-        said.pop("sbert_ce_default_activation_function", None)
-        said["sentence_transformers"] = {"activation_fn": ACTIVATIONS[config.task.name]}
-    return said
+        fields.pop("sbert_ce_default_activation_function", None)
+        fields["sentence_transformers"] = {"activation_fn": ACTIVATIONS[config.task.name]}
+    return fields
 
 
 def tokenizer_files(
@@ -88,30 +88,30 @@ def tokenizer_files(
     merged = merged_settings(files, Path())
     is_bert = settings.get("tokenizer_class") in BERT_CLASSES
     names = special_names(merged) if is_bert else {}  # other classes have no default names
-    whole = _without_path(settings, "name_or_path") if trained else dict(settings)
+    new_settings = _without_path(settings, "name_or_path") if trained else dict(settings)
     if is_bert:
-        whole.setdefault("do_lower_case", merged.get("do_lower_case", True))
+        new_settings.setdefault("do_lower_case", merged.get("do_lower_case", True))
     for name, value in (
         ("tokenizer_class", "BertTokenizer"),
         ("model_max_length", config.max_position_embeddings),
         *((f"{kind}_token", name) for kind, name in names.items()),
     ):
-        if whole.get(name) is None:
-            whole[name] = value
+        if new_settings.get(name) is None:
+            new_settings[name] = value
     if long_texts in _SIDES and long_texts != tokenizer.long_texts:
-        whole["truncation_side"] = _SIDES[long_texts]
-    if not isinstance(whole["model_max_length"], int) or whole["model_max_length"] > _UNSET:
-        whole["model_max_length"] = config.max_position_embeddings
-    made: dict[str, bytes] = {}
-    if whole != settings:
-        made["tokenizer_config.json"] = _json(whole)
+        new_settings["truncation_side"] = _SIDES[long_texts]
+    if not isinstance(new_settings["model_max_length"], int) or new_settings["model_max_length"] > _UNSET:
+        new_settings["model_max_length"] = config.max_position_embeddings
+    new_files: dict[str, bytes] = {}
+    if new_settings != settings:
+        new_files["tokenizer_config.json"] = _json(new_settings)
     if names and "special_tokens_map.json" not in files:
-        made["special_tokens_map.json"] = _json(
+        new_files["special_tokens_map.json"] = _json(
             {f"{kind}_token": settings.get(f"{kind}_token") or name for kind, name in names.items()}
         )
     if "tokenizer.json" not in files:
-        made["tokenizer.json"] = tokenizer.backend.to_str(pretty=True).encode()
-    return made
+        new_files["tokenizer.json"] = tokenizer.backend.to_str(pretty=True).encode()
+    return new_files
 
 
 def _without_path(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

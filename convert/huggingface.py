@@ -76,7 +76,7 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
     if encoder_only:
         left_out |= _of_heads(tensors, table)
 
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     tied, ignored, problems = {}, [], []
     metadata = {"source": location.origin, "source_sha256": _one_hash(list(hashes.values()))}
@@ -101,7 +101,7 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
             ignored.append(name)
             metadata["position_ids"] = array.dtype.name
         else:
-            found[plain if plain in table else name] = array
+            arrays[plain if plain in table else name] = array
     native_shapes = parameter_shapes(config)
     shapes = {
         # The layout's function converts arrays, not shapes. A broadcast zero has the native shape but takes no memory.
@@ -109,12 +109,12 @@ def read(location: Location, *, ignore: Sequence[str] = (), encoder_only: bool =
         for name, row in table.items()
         if row.native in native_shapes
     }
-    _check(directory, shapes, found, problems)
-    native = {table[name].native: table[name].layout.to_native(array) for name, array in found.items()}
+    _check(directory, shapes, arrays, problems)
+    native = {table[name].native: table[name].layout.to_native(array) for name, array in arrays.items()}
     loaded = [origins[name] for name in shapes]
     files = modules.with_safetensors(read_files(directory), directory)
-    made = Checkpoint(config, native, files, metadata, {**hashes, "config.json": config_sha256})
-    return made, Findings(loaded, tied, ignored)
+    checkpoint = Checkpoint(config, native, files, metadata, {**hashes, "config.json": config_sha256})
+    return checkpoint, Findings(loaded, tied, ignored)
 
 
 def to_huggingface(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -184,22 +184,22 @@ def _of_heads(tensors: Mapping[str, np.ndarray], table: Mapping[str, Row]) -> se
 
 
 def _check(
-    directory: Path, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray], problems: list[str]
+    directory: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], problems: list[str]
 ) -> None:
     """Raise one `UserError` if tensors do not fit `shapes`, or if there are `problems` that were found before.
 
     The error lists every misfit and says what to do if unexpected tensors are the only misfits. For a wrapped model,
     it gives this cause instead of the misfits.
     """
-    if prefix := wrapper(found):
+    if prefix := wrapper(tensors):
         raise UserError(
             f"{directory}: the names of the tensors begin with {prefix!r}, so a wrapped model was saved "
             "(DataParallel, torch.compile, another module); save the state_dict of the model inside it"
         )
-    heads = all(name.startswith(HEADS) for name in found if name not in shapes)
+    heads = all(name.startswith(HEADS) for name in tensors if name not in shapes)
     option = "--encoder-only" if heads else "--ignore NAME (or a pattern with *)"
     way = f"if the model does without, add {option} to python -m convert"
-    check_tensors(directory, shapes, found, *problems, way=way)
+    check_tensors(directory, shapes, tensors, *problems, way=way)
 
 
 def _same(a: np.ndarray, b: np.ndarray | None) -> bool:

@@ -32,8 +32,8 @@ def with_safetensors(files: Mapping[str, bytes], directory: Path) -> dict[str, b
     for module in modules:
         folder, kind = str(module.get("path")), str(module.get("type")).split(".")[-1]
         if kind in _WITH_WEIGHTS and f"{folder}/{PICKLE}" in files and f"{folder}/{WEIGHTS}" not in files:
-            found = torch_file.read(directory / folder / PICKLE).tensors
-            tensors = {name: np.asarray(array, order="C") for name, array in found.items()}
+            views = torch_file.read(directory / folder / PICKLE).tensors
+            tensors = {name: np.asarray(array, order="C") for name, array in views.items()}
             out[f"{folder}/{WEIGHTS}"] = safetensors.numpy.save(tensors, metadata=_MADE)
     return out
 

@@ -96,10 +96,10 @@ def wrapper(names: Iterable[str]) -> str | None:
 
     Returns None if the names have no such prefix.
     """
-    found, first = [canonical(name) for name in names], TABLE[0].foreign
-    if first in found:
+    plain_names, first_name = [canonical(name) for name in names], TABLE[0].foreign
+    if first_name in plain_names:
         return None
-    return next((name.removesuffix(first) for name in found if name.endswith(f".{first}")), None)
+    return next((name.removesuffix(first_name) for name in plain_names if name.endswith(f".{first_name}")), None)
 
 
 _MODERN = {"gamma": "weight", "beta": "bias"}

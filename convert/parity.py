@@ -56,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     compared.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     compared.add_argument("--max-length", type=int, metavar="N", help="cut the texts to N tokens (default: 128)")
     compared.add_argument("--precision", **PRODUCTS["--precision"])
-    against = parser.add_argument_group("with what")
-    against.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
-    against.add_argument(
+    reference_group = parser.add_argument_group("with what")
+    reference_group.add_argument("--reference", type=Path, metavar="FILE", help="compare with this file, without torch")
+    reference_group.add_argument(
         "--save-reference", type=Path, metavar="FILE", help="write what torch says, with each instruction set, here"
     )
     args = parser.parse_args(argv)
@@ -70,19 +70,19 @@ def main(argv: list[str] | None = None) -> int:
     with_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if not args.reference and not with_torch:
         raise UserError("torch and transformers are not installed: pip install '.[parity]', or give --reference FILE")
-    read = conversion.read(args.source, args.revision)
-    probed = with_probe(read.checkpoint)
+    source = conversion.read(args.source, args.revision)
+    probed = with_probe(source.checkpoint)
     if args.reference:
         against = reference.load(args.reference)
         if against.parameters_sha256 != reference.fingerprint(probed):
             raise UserError(f"{args.reference}: made from other weights than those in {args.source}")
     else:
-        check_max_length(length, read.checkpoint.config)
-        against = ask_torch(read, max_length=length, sample=False)
+        check_max_length(length, source.checkpoint.config)
+        against = ask_torch(source, max_length=length, sample=False)
         if args.save_reference:
-            save(args.save_reference, ask_torch(read, max_length=length, sample=True, sweep=True))
+            save(args.save_reference, ask_torch(source, max_length=length, sample=True, sweep=True))
     subject = args.source if args.precision == "highest" else f"{args.source}, precision {args.precision}"
-    return report(subject, list(compare(probed, read.tokenizer, against, args.precision)))
+    return report(subject, list(compare(probed, source.tokenizer, against, args.precision)))
 
 
 def with_probe(checkpoint: Checkpoint) -> Checkpoint:
@@ -108,8 +108,8 @@ def ask_torch(read: Conversion, *, max_length: int, sample: bool, sweep: bool = 
         directory = read.location.directory
         if conversion.is_native(directory):
             directory = Path(scratch) / "hf"
-            with new_directory(directory) as new:
-                huggingface.write(new, read.checkpoint)
+            with new_directory(directory) as exported:
+                huggingface.write(exported, read.checkpoint)
         ask = torch_answers.sweep if sweep else torch_answers.make
         return ask(directory, probed, max_length=max_length, sample=sample)
 

@@ -54,7 +54,7 @@ def push(directory: Path, repository: str, *, private: bool) -> Pushed:
             url = api.create_repo(repository, private=private or None, exist_ok=True)
             if private and not api.repo_info(repository).private:
                 raise UserError("it is there, and public; make it private on the hub, or leave out --private")
-            done = api.upload_folder(
+            commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=directory,
                 commit_message="Export from bert_jax",
@@ -62,7 +62,7 @@ def push(directory: Path, repository: str, *, private: bool) -> Pushed:
             )
     except Exception as error:  # the library raises many kinds of errors, all caused by the hub or the user
         raise UserError(f"{directory} is written, but {repository} did not take it: {_reason(error)}") from None
-    return Pushed(str(url), str(done.oid))
+    return Pushed(str(url), str(commit.oid))
 
 
 @contextmanager
@@ -70,22 +70,22 @@ def _quietly() -> Iterator[None]:
     """Make the hub's library print nothing but errors, and progress bars only to a terminal."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
-    level, own = logging.get_verbosity(), not (sys.stderr.isatty() or are_progress_bars_disabled())
+    level, hides_bars = logging.get_verbosity(), not (sys.stderr.isatty() or are_progress_bars_disabled())
     logging.set_verbosity_error()
     with warnings.catch_warnings(action="ignore"):  # the library warns if HF_HUB_DISABLE_PROGRESS_BARS is set
-        disable_progress_bars() if own else None
+        disable_progress_bars() if hides_bars else None
         try:
             yield
         finally:
-            enable_progress_bars() if own else None
+            enable_progress_bars() if hides_bars else None
             logging.set_verbosity(level)
 
 
 def _reason(error: BaseException) -> str:
     """Return the first line of an error, the server's message about it, and the reason of the error that caused it."""
-    first = str(error).strip().split("\n")[0] or type(error).__name__
-    said = getattr(error, "server_message", None)
-    parts = [first.rstrip(".: "), " ".join(said.split()) if said and said not in first else ""]
+    first_line = str(error).strip().split("\n")[0] or type(error).__name__
+    message = getattr(error, "server_message", None)
+    parts = [first_line.rstrip(".: "), " ".join(message.split()) if message and message not in first_line else ""]
     if error.__cause__ is not None:
         parts.append(_reason(error.__cause__))
     return ": ".join(part for part in parts if part)

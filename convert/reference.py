@@ -103,23 +103,23 @@ def worst(one: Reference, other: Reference) -> Reference:
     An error that is not in both references stays that of `one`.
     """
 
-    def larger(mine: Error | None, theirs: Error | None) -> Error | None:
-        return Error(*map(max, zip(mine, theirs, strict=True))) if mine and theirs else mine
+    def larger(first: Error | None, second: Error | None) -> Error | None:
+        return Error(*map(max, zip(first, second, strict=True))) if first and second else first
 
-    def merged(mine: dict[str, Quantity], theirs: dict[str, Quantity]) -> dict[str, Quantity]:
+    def merged(first: dict[str, Quantity], second: dict[str, Quantity]) -> dict[str, Quantity]:
         return {
             name: quantity._replace(
-                torch_error=larger(quantity.torch_error, theirs[name].torch_error),
-                torch_bfloat16_error=larger(quantity.torch_bfloat16_error, theirs[name].torch_bfloat16_error),
+                torch_error=larger(quantity.torch_error, second[name].torch_error),
+                torch_bfloat16_error=larger(quantity.torch_bfloat16_error, second[name].torch_bfloat16_error),
             )
-            for name, quantity in mine.items()
+            for name, quantity in first.items()
         }
 
-    sets = dict.fromkeys([*one.made_with["instruction_sets"], *other.made_with["instruction_sets"]])
+    instruction_sets = dict.fromkeys([*one.made_with["instruction_sets"], *other.made_with["instruction_sets"]])
     return one._replace(
         forward=merged(one.forward, other.forward),
         gradients=merged(one.gradients, other.gradients),
-        made_with=one.made_with | {"instruction_sets": list(sets)},
+        made_with=one.made_with | {"instruction_sets": list(instruction_sets)},
     )
 
 

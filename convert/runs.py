@@ -32,10 +32,10 @@ def find(source: str) -> Run | None:
     """
     if not source or not Path(source).is_dir():
         return None
-    here = Path(source).resolve()
-    inside = here.name == BEST and (here.parent / RECORD).is_file()
-    directory = here.parent if inside else here
-    if not (inside or is_run(directory)):
+    resolved = Path(source).resolve()
+    is_best = resolved.name == BEST and (resolved.parent / RECORD).is_file()
+    directory = resolved.parent if is_best else resolved
+    if not (is_best or is_run(directory)):
         return None
     path = directory / RECORD
     return Run(best_of(directory), read_json(path), path)

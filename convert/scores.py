@@ -25,10 +25,10 @@ def tables(best: Mapping[str, Mapping[str, Any]], labels: tuple[str, ...]) -> st
         rows.append((METRICS.get(name, (name, code(name)))[1], *map(_shown, values)))
     text = table(("metric", *map(code, best)), rows)
     if all(len(figures.get("f1", ())) == len(labels) for figures in best.values()):
-        each = [
+        label_rows = [
             (code(label), *(_shown(figures["f1"][i]) for figures in best.values())) for i, label in enumerate(labels)
         ]
-        text += "\n\n" + table(("F1 of", *map(code, best)), each)
+        text += "\n\n" + table(("F1 of", *map(code, best)), label_rows)
     return text
 
 

@@ -52,9 +52,9 @@ def instruction_sets() -> list[str]:
     """Return the instruction sets that torch can use on this processor; the last one is what it uses by default."""
     import torch
 
-    taken = torch.backends.cpu.get_cpu_capability().lower()
-    known = taken in INSTRUCTION_SETS  # processors other than x86-64 have other names
-    return [*INSTRUCTION_SETS[: INSTRUCTION_SETS.index(taken) if known else 0], taken]
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    known = capability in INSTRUCTION_SETS  # processors other than x86-64 have other names
+    return [*INSTRUCTION_SETS[: INSTRUCTION_SETS.index(capability) if known else 0], capability]
 
 
 def make(
@@ -79,38 +79,38 @@ def make(
     texts = [text for text in texts if max(_ids(tokenizer, text)) < checkpoint.config.vocab_size]
     batch, tokens = _encode(tokenizer, texts, max_length)
     as_json = [list(text) if isinstance(text, tuple) else text for text in texts]
-    made = Reference(as_json, max_length, tokens, {}, {}, {}, fingerprint(checkpoint), {})
+    blank = Reference(as_json, max_length, tokens, {}, {}, {}, fingerprint(checkpoint), {})
     model = _load(directory, checkpoint)
-    first = _asked(made, model, checkpoint, batch, sample, half)
+    reference = _asked(blank, model, checkpoint, batch, sample, half)
     generator = np.random.default_rng(0)
     small = sum(tensor.size for tensor in checkpoint.tensors.values()) < SMALL
     copies = COPIES_OF_SMALL if small else COPIES
     for _ in range(copies):
-        first = worst(first, _asked(made, _altered(model, generator), checkpoint, batch, sample, half))
-    return first._replace(made_with=first.made_with | {"altered_copies": copies})
+        reference = worst(reference, _asked(blank, _altered(model, generator), checkpoint, batch, sample, half))
+    return reference._replace(made_with=reference.made_with | {"altered_copies": copies})
 
 
-def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, sample: bool, half: bool) -> Reference:
-    """Return `made` with all quantities of a float32 model: their values in float64, and torch's errors in float32.
+def _asked(blank: Reference, model: Any, checkpoint: Checkpoint, batch: Any, sample: bool, half: bool) -> Reference:
+    """Return `blank` with all quantities of a float32 model: their values in float64, and torch's errors in float32.
 
     With `half`, the forward quantities also have torch's errors in bfloat16.
     """
     import torch
     import transformers
 
-    real = batch["attention_mask"].numpy().astype(bool)
+    is_token = batch["attention_mask"].numpy().astype(bool)
     answers = {
-        kind: _answer(model, checkpoint, batch, real, getattr(torch, kind))
+        kind: _answer(model, checkpoint, batch, is_token, getattr(torch, kind))
         for kind in ("float64", "float32", *(("bfloat16",) if half else ()))
     }
     exact, single = answers["float64"], answers["float32"]
-    halved = answers["bfloat16"][0] if half else {}
+    half_forward = answers["bfloat16"][0] if half else {}
 
-    kept_tokens = _kept_tokens(real.sum(axis=1)) if sample else None
+    kept_tokens = _kept_tokens(is_token.sum(axis=1)) if sample else None
     forward = {}
     for name, values in exact[0].items():
         places = kept_tokens if name == "embeddings" or name.startswith("layer.") else None
-        forward[name] = _quantity(values, places, values.ndim, single[0][name], halved.get(name))
+        forward[name] = _quantity(values, places, values.ndim, single[0][name], half_forward.get(name))
     generator = np.random.default_rng(0)
     gradients, steps = {}, {}
     for name, values in exact[1].items():
@@ -128,7 +128,7 @@ def _asked(made: Reference, model: Any, checkpoint: Checkpoint, batch: Any, samp
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    return made._replace(forward=forward, gradients=gradients, steps=steps, made_with=made_with)
+    return blank._replace(forward=forward, gradients=gradients, steps=steps, made_with=made_with)
 
 
 def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sample: bool = False) -> Reference:
@@ -137,16 +137,16 @@ def sweep(directory: Path, checkpoint: Checkpoint, *, max_length: int = 128, sam
     Each set other than the default runs in a new process, as torch chooses its set once per process. A script must
     therefore call this function under `if __name__ == "__main__"`.
     """
-    how: dict[str, Any] = {"max_length": max_length, "sample": sample}
-    first = make(directory, checkpoint, **how)
+    options: dict[str, Any] = {"max_length": max_length, "sample": sample}
+    reference = make(directory, checkpoint, **options)
     for name in instruction_sets()[:-1]:
         with (
             _environment("ATEN_CPU_CAPABILITY", name),
             ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
         ):
-            found = pool.submit(make, directory, checkpoint, **how, half=False).result()
-        first = worst(first, found)
-    return first
+            on_set = pool.submit(make, directory, checkpoint, **options, half=False).result()
+        reference = worst(reference, on_set)
+    return reference
 
 
 @contextmanager
@@ -214,11 +214,11 @@ def _altered(model: Any, generator: np.random.Generator) -> Any:
 
 
 def _answer(
-    model: Any, checkpoint: Checkpoint, batch: Any, real: np.ndarray, dtype: Any
+    model: Any, checkpoint: Checkpoint, batch: Any, is_token: np.ndarray, dtype: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the forward quantities, gradients and parameters of torch in `dtype`.
 
-    Gradients and parameters have native names and layouts. `real` is true for tokens and false for padding.
+    Gradients and parameters have native names and layouts. `is_token` is true for tokens and false for padding.
     """
     import torch
 
@@ -228,14 +228,14 @@ def _answer(
         # On a processor with AMX, torch's fused bfloat16 attention fails with a lesser instruction set.
         model.set_attn_implementation("eager")
     out = model(**batch, output_hidden_states=True)
-    mask = torch.from_numpy(real)
+    mask = torch.from_numpy(is_token)
     names = ["embeddings", *(f"layer.{i}" for i in range(1, config.num_hidden_layers + 1))]
     forward = {name: hidden[mask] for name, hidden in zip(names, out.hidden_states, strict=True)}
     gradients = {}
     if config.add_pooling_layer:
         forward["pooled"] = model.bert.pooler(out.hidden_states[-1])
         forward["logits"] = out.logits
-        labels = torch.from_numpy(labels_for(len(real), len(config.labels)))
+        labels = torch.from_numpy(labels_for(len(is_token), len(config.labels)))
         forward["loss"] = torch.nn.functional.cross_entropy(out.logits, labels)
         forward["loss"].backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -258,8 +258,8 @@ def _answer(
 def _numpy(tensor: Any) -> np.ndarray:
     import torch
 
-    kept = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
-    return tensor.detach().to(kept).numpy()
+    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+    return tensor.detach().to(dtype).numpy()
 
 
 def _adamw(
@@ -291,8 +291,8 @@ def _quantity(
 
 def _kept_tokens(lengths: np.ndarray) -> np.ndarray:
     """Return `TOKENS_KEPT` evenly spaced tokens of each text, first and last included, as indices into all tokens."""
-    kept, start = [], 0
+    indices, start = [], 0
     for length in lengths:
-        kept += [start + int(place) for place in np.linspace(0, length - 1, TOKENS_KEPT)]
+        indices += [start + int(place) for place in np.linspace(0, length - 1, TOKENS_KEPT)]
         start += int(length)
-    return np.array(sorted(set(kept)))
+    return np.array(sorted(set(indices)))

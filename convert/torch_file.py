@@ -62,12 +62,12 @@ def read(path: Path) -> TensorFile:
     return TensorFile(tensors, {}, hashlib.sha256(content).hexdigest())
 
 
-def _checked(found: Any) -> dict[str, np.ndarray]:
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+def _checked(data: Any) -> dict[str, np.ndarray]:
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
         raise ValueError("not a dictionary of names")
-    if odd := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+    if odd := [name for name, value in data.items() if not isinstance(value, np.ndarray)]:
         raise ValueError(f"{odd[0]} is not a tensor")
-    return dict(found)
+    return dict(data)
 
 
 def _read_zip(content: bytes) -> Any:
@@ -97,13 +97,13 @@ def _read_old(content: bytes) -> Any:
     The pickles hold a magic number, a version, the writer's system, the tensors, and the names of the storages. Each
     storage has its number of elements in 8 bytes, followed by the elements.
     """
-    file, storages, left = io.BytesIO(content), {}, len(content)
+    file, storages, bytes_left = io.BytesIO(content), {}, len(content)
 
     def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        nonlocal left
-        if type(count) is not int or not 0 <= count * dtype.itemsize <= left:
+        nonlocal bytes_left
+        if type(count) is not int or not 0 <= count * dtype.itemsize <= bytes_left:
             raise ValueError(f"storage {key} has more elements than the file has bytes")
-        left -= count * dtype.itemsize
+        bytes_left -= count * dtype.itemsize
         storages[key] = np.zeros(count, dtype)
         return storages[key]
 
@@ -116,7 +116,7 @@ def _read_old(content: bytes) -> Any:
     version, system = (_Unpickler(file, storage).load() for _ in range(2))
     if version != _VERSION or not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError(f"version {str(version)[:20]}, or not in little-endian order")
-    found, keys = (_Unpickler(file, storage).load() for _ in range(2))
+    data, keys = (_Unpickler(file, storage).load() for _ in range(2))
     if not isinstance(keys, list) or sorted(keys) != sorted(storages):
         raise ValueError("the list of storages is not that of the tensors")
     for key in keys:
@@ -126,7 +126,7 @@ def _read_old(content: bytes) -> Any:
         array[:] = np.frombuffer(file.read(array.nbytes), array.dtype)
     if file.read(1):
         raise ValueError("more bytes than storages")
-    return found
+    return data
 
 
 class _Unpickler(pickle.Unpickler):
@@ -157,8 +157,8 @@ class _Unpickler(pickle.Unpickler):
         `pid` is ("storage", kind, key, device, number of elements). In old files, a view of the storage follows; only
         None is accepted for it. Raises `ValueError` for any other `pid`.
         """
-        what, kind, key, _, count, *part = pid
-        if what != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str) or part not in ([], [None]):
+        tag, kind, key, _, count, *part = pid
+        if tag != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str) or part not in ([], [None]):
             raise ValueError(f"unknown reference {str(pid)[:80]}")
         if key not in self._read:
             self._read[key] = self._storage(key, np.dtype(kind.dtype), count)

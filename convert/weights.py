@@ -27,19 +27,19 @@ def read_weights(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     shards do not match.
     """
     # A file may be a link, even a broken one; the reader checks where the link leads.
-    for name, read in ((WEIGHTS, read_tensors), (INDEX, None), (PICKLE, torch_file.read), (PICKLE_INDEX, None)):
+    for name, reader in ((WEIGHTS, read_tensors), (INDEX, None), (PICKLE, torch_file.read), (PICKLE_INDEX, None)):
         if not os.path.lexists(directory / name):
             continue
-        if read is None:
+        if reader is None:
             return _read_shards(directory / name)
-        found = read(directory / name)
-        return found.tensors, {name: found.sha256}
+        weights = reader(directory / name)
+        return weights.tensors, {name: weights.sha256}
     raise UserError(f"{directory}: no {WEIGHTS} and no {PICKLE}, whole or in shards; {explained(directory)}")
 
 
 def _read_shards(index: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     directory, ending = index.parent, ".safetensors" if index.name == INDEX else ".bin"
-    read = read_tensors if index.name == INDEX else torch_file.read
+    reader = read_tensors if index.name == INDEX else torch_file.read
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{index}: weight_map is missing or malformed; expected tensor name -> file name")
@@ -54,7 +54,7 @@ def _read_shards(index: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     tensors: dict[str, np.ndarray] = {}
     hashes, origins = {}, {}
     for file in names:
-        shard = read(directory / file)
+        shard = reader(directory / file)
         hashes[file] = shard.sha256
         for name, array in shard.tensors.items():
             if name in tensors:
