@@ -72,13 +72,13 @@ def _config(data: Any, options: Mapping[str, Any]) -> "TrainConfig":
 
     from .config import HOSTS, IN_MEMORY, TrainConfig
 
-    known = {one.name: one for one in dataclasses.fields(TrainConfig) if one.name != "data"}
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig) if field.name != "data"}
     for name, value in options.items():
-        if name not in known:
-            meant = nearest(name, known)
+        if name not in fields:
+            meant = nearest(name, fields)
             hint = f"did you mean {meant}?" if meant else "see python -m train --help"
             raise UserError(f"unknown option {name}; {hint}")
-        if known[name].metadata["group"] == HOSTS and value != known[name].default:
+        if fields[name].metadata["group"] == HOSTS and value != fields[name].default:
             raise UserError(f"{name} is for several processes, which python -m train alone can start; leave it out")
     if _is_named(data):
         return TrainConfig(data=data, **options)

@@ -175,8 +175,8 @@ class TrainConfig:
     )
 
     def __post_init__(self):
-        for one in dataclasses.fields(self):
-            object.__setattr__(self, one.name, taken(one, getattr(self, one.name)))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, taken(field, getattr(self, field.name)))
         for name in ("epochs", "batch_size", "model_parallel", "accumulate", "steps_per_dispatch", "join_timeout"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
@@ -188,8 +188,8 @@ class TrainConfig:
             value = getattr(self, name)
             self._require(name, value is None or value >= least, f"at least {least}")
         value = self.threshold
-        share = not isinstance(value, str | bool | None) and 0 < value < 1
-        self._require("threshold", value in (None, BEST) or share, f"a number between 0 and 1, or {BEST}")
+        is_share = not isinstance(value, str | bool | None) and 0 < value < 1
+        self._require("threshold", value in (None, BEST) or is_share, f"a number between 0 and 1, or {BEST}")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "a share above 0, at most 1")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "a share in [0, 1)")
         self._require("label_separator", bool(self.label_separator), "at least one character")
@@ -248,9 +248,9 @@ def parse(argv: list[str] | None = None) -> TrainConfig:
   python -m train --model runs/minilm --data reviews.csv --out runs/reviews""",
     )
     groups: dict[str, Any] = {}
-    for one in dataclasses.fields(TrainConfig):
-        group = one.metadata["group"]
+    for field in dataclasses.fields(TrainConfig):
+        group = field.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        groups[group].add_argument(flag(one.name), **argument(one))
+        groups[group].add_argument(flag(field.name), **argument(field))
     return TrainConfig(**vars(parser.parse_args(argv)))

@@ -29,33 +29,37 @@ def main(argv: list[str] | None = None) -> None:
   python -m train.evaluate --model runs/reviews --data reviews/test.csv
   python -m train.evaluate --model ORG/NAME --data test.csv --out runs/theirs""",
     )
-    what = parser.add_argument_group("what")
-    what.add_argument("--model", required=True, metavar="DIR|ID", help="a fine-tuned model, a run, or a hub id")
-    what.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    what.add_argument("--data", required=True, metavar="PATH|ID", help="labelled texts, as python -m train takes them")
-    what.add_argument(
+    inputs = parser.add_argument_group("what")
+    inputs.add_argument("--model", required=True, metavar="DIR|ID", help="a fine-tuned model, a run, or a hub id")
+    inputs.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    inputs.add_argument(
+        "--data", required=True, metavar="PATH|ID", help="labelled texts, as python -m train takes them"
+    )
+    inputs.add_argument(
         "--split", choices=("train", "dev", "test"), help="which, of data with several (default: test, else dev)"
     )
-    what.add_argument("--data-name", metavar="NAME", help="configuration of a hub dataset")
-    what.add_argument("--data-revision", metavar="R", help="branch, tag or commit of a hub dataset")
-    for name, what_it_holds, default in (
+    inputs.add_argument("--data-name", metavar="NAME", help="configuration of a hub dataset")
+    inputs.add_argument("--data-revision", metavar="R", help="branch, tag or commit of a hub dataset")
+    for name, content, default in (
         ("text", "the text", "found"),
         ("pair", "the second text of a pair", "found, unless --text-column is given"),
         ("label", "the label", "found"),
     ):
-        what.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {what_it_holds} (default: {default})")
-    what.add_argument("--label-separator", default=",", metavar="S", help="what parts several labels in one cell")
-    what.add_argument(
+        inputs.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {content} (default: {default})")
+    inputs.add_argument("--label-separator", default=",", metavar="S", help="what parts several labels in one cell")
+    inputs.add_argument(
         "--skip-bad", action="store_true", help="count and leave out rows without a usable text and label"
     )
-    how = parser.add_argument_group("how")
-    how.add_argument("--max-length", type=int, metavar="N", help="tokens read at once (default: as in training)")
-    how.add_argument("--long-texts", choices=LONG_TEXTS, help="what is read of longer ones (default: as in training)")
-    how.add_argument("--dtype", **PRODUCTS["--dtype"])
-    how.add_argument("--precision", **PRODUCTS["--precision"])
-    where = parser.add_argument_group("where")
-    where.add_argument("--out", type=Path, metavar="DIR", help="directory to make (default: runs/evaluation-DATA)")
-    where.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    settings = parser.add_argument_group("how")
+    settings.add_argument("--max-length", type=int, metavar="N", help="tokens read at once (default: as in training)")
+    settings.add_argument(
+        "--long-texts", choices=LONG_TEXTS, help="what is read of longer ones (default: as in training)"
+    )
+    settings.add_argument("--dtype", **PRODUCTS["--dtype"])
+    settings.add_argument("--precision", **PRODUCTS["--precision"])
+    output = parser.add_argument_group("where")
+    output.add_argument("--out", type=Path, metavar="DIR", help="directory to make (default: runs/evaluation-DATA)")
+    output.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
     args = parser.parse_args(argv)
 
     from convert import conversion, runs
@@ -65,20 +69,20 @@ def main(argv: list[str] | None = None) -> None:
 
     out = args.out or Path("runs") / f"evaluation-{Path(args.data).resolve().name.split('.')[0]}"
     check_new_directory(out, overwrite=args.overwrite)
-    run_of_it = runs.find(args.model)
+    training_run = runs.find(args.model)
     source = conversion.read(args.model, args.revision)
     start = source.checkpoint
     if start.config.task is None:
         raise UserError(f"{args.model}: has no classifier yet; fine-tune it: python -m train --model {args.model}")
     task = start.config.task.name
-    passed = "data data_name data_revision text_column pair_column label_column label_separator skip_bad".split()
-    found = read(TrainConfig(**{name: getattr(args, name) for name in passed}), task, alone=True)
-    name = args.split or next((name for name in ("test", "dev") if name in found.splits), "train")
-    if name not in found.splits:
-        raise UserError(f"{args.data}: no {name} split; there are: {', '.join(found.splits)}")
-    split = found.splits[name]
-    found = found._replace(splits={"train": split}, names=split.names or found.names)
-    _, targets = targets_of(found, start.config.labels)
+    data_options = "data data_name data_revision text_column pair_column label_column label_separator skip_bad".split()
+    data = read(TrainConfig(**{name: getattr(args, name) for name in data_options}), task, alone=True)
+    name = args.split or next((name for name in ("test", "dev") if name in data.splits), "train")
+    if name not in data.splits:
+        raise UserError(f"{args.data}: no {name} split; there are: {', '.join(data.splits)}")
+    split = data.splits[name]
+    data = data._replace(splits={"train": split}, names=split.names or data.names)
+    _, targets = targets_of(data, start.config.labels)
 
     from rich.console import Console
 
@@ -104,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         "data": f"{len(split.rows):,} texts from {split.path}" + (f", {cut:,} cut" if cut else ""),
         "task": f"{task.replace('_', ' ')}: {', '.join(start.config.labels[:30])}",
     }
-    warning = seen_before(split.sha256, split.files.values(), run_of_it.record if run_of_it else {})
+    warning = seen_before(split.sha256, split.files.values(), training_run.record if training_run else {})
     facts |= {"warning": warning} if warning else {}
     subject = page.Subject(
         title=f"{Path(args.model).name} on {Path(str(split.path)).name}",
@@ -115,17 +119,18 @@ def main(argv: list[str] | None = None) -> None:
         command=page.as_shell(["python", "-m", "train.evaluate", *(sys.argv[1:] if argv is None else argv)]),
         hashes={**start.sha256, **split.files},
     )
-    sure = {name: measured.intervals(task)}
-    text = page.render(subject, {name: measured}, sure)
+    intervals = {name: measured.intervals(task)}
+    text = page.render(subject, {name: measured}, intervals)
     console = Console(highlight=False, markup=False)
     with new_directory(out, overwrite=args.overwrite) as scratch:
         (scratch / REPORT).write_text(text, encoding="utf-8")
         write_json(
-            scratch / "evaluation.json", {"facts": facts, "split": name, "metrics": metrics, "intervals": sure[name]}
+            scratch / "evaluation.json",
+            {"facts": facts, "split": name, "metrics": metrics, "intervals": intervals[name]},
         )
-    console.print(figures_table(task, {name: metrics}, sure))
+    console.print(figures_table(task, {name: metrics}, intervals))
     for remark in (
-        by_number(found, start.config.labels),
+        by_number(data, start.config.labels),
         absent(task, targets["train"], metrics, start.config.labels),
         warning,
     ):
@@ -144,12 +149,12 @@ def seen_before(sha256: str, files: Collection[str], record: Mapping[str, Any]) 
     The data are known by the SHA-256 of the split and of each of its files, as the parts of a set are files. Return an
     empty string if the run has not seen them.
     """
-    there = {name for name, before in split_hashes(record).items() if before == sha256}
+    seen = {name for name, digest in split_hashes(record).items() if digest == sha256}
     parts = record.get("data", {}).items()
-    there |= {name for name, of in parts if isinstance(of, Mapping) and set(of.values()) & set(files)}
-    if "train" in there:
+    seen |= {name for name, hashes in parts if isinstance(hashes, Mapping) and set(hashes.values()) & set(files)}
+    if "train" in seen:
         return "the model was trained on this very data: these figures say little of other texts"
-    return "the best model was chosen on this very data: these figures flatter it" if "dev" in there else ""
+    return "the best model was chosen on this very data: these figures flatter it" if "dev" in seen else ""
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def option(
     different values. This is safe because only the first process writes, and the contents that were read are compared
     themselves. `more` are arguments of `add_argument`.
     """
-    ours = {"group": group, "type": kind, "may_change": may_change, "may_differ": may_differ}
-    return field(default=default, metadata={"help": help, **ours, **more})
+    properties = {"group": group, "type": kind, "may_change": may_change, "may_differ": may_differ}
+    return field(default=default, metadata={"help": help, **properties, **more})
 
 
 def flag(name: str) -> str:
@@ -54,22 +54,22 @@ def taken(one: Field[Any], value: Any) -> Any:
         return None
     kind = one.metadata["type"]
     make, expected = _KINDS[kind]
-    if (found := make(value)) is None:
+    if (converted := make(value)) is None:
         shown = " ".join(repr(value).split())
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         form = f" ({one.metadata['metavar']})" if kind is str and "metavar" in one.metadata else ""
         raise UserError(f"{flag(one.name)} is {shown}; expected {expected}{form}")
     if choices := one.metadata.get("choices"):
-        check_choice(flag(one.name), found, choices)
-    return found
+        check_choice(flag(one.name), converted, choices)
+    return converted
 
 
 def argument(one: Field[Any]) -> dict[str, Any]:
     """Return the arguments of `add_argument` for an option. `taken` checks the same types and choices."""
     settings = {name: value for name, value in one.metadata.items() if name not in _OURS}
     kind = one.metadata["type"]
-    how = {"action": "store_true"} if kind is bool else {"type": _reader(kind)}
-    return {"default": one.default, **settings, **how}
+    conversion = {"action": "store_true"} if kind is bool else {"type": _reader(kind)}
+    return {"default": one.default, **settings, **conversion}
 
 
 def _reader(kind: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -63,13 +63,15 @@ class Split(NamedTuple):
         """Return where the rows with these numbers are, such as "FILE: line 7" or "FILE: lines 2, 3, 5 and 7 more"."""
         parts = self.parts or ((0, self.path),)
         more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
-        found: dict[Path | str, list[int]] = {}
+        numbers_by_file: dict[Path | str, list[int]] = {}
         for number in numbers[:8]:
-            first, file = parts[bisect.bisect_left(parts, number, key=lambda part: part[0]) - 1]
-            found.setdefault(file, []).append(number - first)
+            offset, file = parts[bisect.bisect_left(parts, number, key=lambda part: part[0]) - 1]
+            numbers_by_file.setdefault(file, []).append(number - offset)
         if not self.unit:
-            return ", ".join(map(str, found)) + more
-        units = [f"{file}: {self.unit}{'s' * (len(n) > 1)} {', '.join(map(str, n))}" for file, n in found.items()]
+            return ", ".join(map(str, numbers_by_file)) + more
+        units = [
+            f"{file}: {self.unit}{'s' * (len(n) > 1)} {', '.join(map(str, n))}" for file, n in numbers_by_file.items()
+        ]
         return "; ".join(units) + more
 
 

@@ -25,12 +25,13 @@ def plain(value: Any) -> Any:
     if type(value) in (str, int, float, bool, type(None)):
         return value
     if hasattr(value, "tolist"):
-        found = value.tolist()
-        return value if type(found) is type(value) else plain(found)  # Python has no type for numpy's longdouble
+        converted = value.tolist()
+        # For numpy's longdouble, which has no type in Python, `tolist` returns a longdouble.
+        return value if type(converted) is type(value) else plain(converted)
     if isinstance(value, list | tuple):
         return (list if isinstance(value, list) else tuple)(map(plain, value))
     if isinstance(value, Mapping):
-        return {plain(key): plain(one) for key, one in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     return value
 
 
@@ -55,7 +56,7 @@ def _said(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(said, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(sorted(f'{said(key)}:{said(one)}' for key, one in value.items()))}}}"
+        return f"{{{','.join(sorted(f'{said(key)}:{said(item)}' for key, item in value.items()))}}}"
     kind = type(value)
     if isinstance(value, set | frozenset):
         return f"{kind.__name__}({','.join(sorted(map(said, value)))})"

@@ -31,16 +31,16 @@ def find(
     if text is None and label is None:
         check_header(where, sample)
     labels = tuple(name.strip() for name in label.split(",")) if label is not None and label not in columns else None
-    given = [text, pair, *(labels or [label])]
-    options = ["text", "pair", *["label"] * (len(given) - 2)]
-    check_asked(where, columns, dict(zip(given, options, strict=True)))
+    given_names = [text, pair, *(labels or [label])]
+    options = ["text", "pair", *["label"] * (len(given_names) - 2)]
+    check_asked(where, columns, dict(zip(given_names, options, strict=True)))
     if labels is None:
-        taken = {name for name in (text, pair) if name}
-        labels = (label or _label(where, [c for c in columns if c not in taken], sample),)
+        text_columns = {name for name in (text, pair) if name}
+        labels = (label or _label(where, [c for c in columns if c not in text_columns], sample),)
     free = [column for column in columns if column not in labels]
     if text is None:
         text, pair = texts_in(where, free, sample, pair)
-    check_alike(where, columns, {text, pair, *labels} - set(given))
+    check_alike(where, columns, {text, pair, *labels} - set(given_names))
     return Columns(text, pair, labels)
 
 
@@ -59,7 +59,7 @@ def late_pair(record: Collection[str], columns: Columns) -> str | None:
 
     The function finds a pair in a record that comes after records with single texts.
     """
-    seconds = {other for one, other in PAIRS if one == columns.text.lower()}
+    seconds = {second for first, second in PAIRS if first == columns.text.lower()}
     return next((name for name in record if name.lower() in seconds), None)
 
 
@@ -75,11 +75,11 @@ def split_of(record: dict[str, Any], columns: Columns) -> str | None:
 
 
 def _label(where: object, columns: list[str], sample: Sequence[dict[str, Any]]) -> str:
-    if found := named(columns, LABELS):
-        return found
-    like = [column for column in columns if _is_labels([record.get(column) for record in sample])]
-    if len(like) == 1:
-        return like[0]
+    if name := named(columns, LABELS):
+        return name
+    candidates = [column for column in columns if _is_labels([record.get(column) for record in sample])]
+    if len(candidates) == 1:
+        return candidates[0]
     raise UserError(f"{where}: no label column; there are: {', '.join(sample[0])}; name it with --label-column")
 
 

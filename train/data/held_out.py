@@ -20,51 +20,51 @@ def divide(split: Split, fraction: float, seed: int) -> dict[str, Split]:
     count = len(split.rows)
     if count < 2:
         raise UserError(f"{split.path}: {count} examples; at least 2 are needed to hold one out for dev")
-    alike: dict[tuple[str, str | None], list[Row]] = {}
+    rows_by_text: dict[tuple[str, str | None], list[Row]] = {}
     for row in split.rows:
-        alike.setdefault((row.text, row.pair), []).append(row)
-    groups = list(alike.values())
+        rows_by_text.setdefault((row.text, row.pair), []).append(row)
+    groups = list(rows_by_text.values())
     if (max(_classes(groups).values()) == 1 and not isinstance(split.rows[0].label, float)) or len(groups) < 2:
         groups = [[row] for row in split.rows]
     generator = random.Random(seed)
     generator.shuffle(groups)
     groups.sort(key=lambda rows: _order(rows[0].label))
     # Dev gets rows at even steps of this order, and so its share of each class or range of numbers.
-    wanted, first = min(max(1, round(count * fraction)), count - 1), generator.random()
+    dev_size, offset = min(max(1, round(count * fraction)), count - 1), generator.random()
     train: list[list[Row]] = []
     dev: list[list[Row]] = []
-    passed = held = 0
+    passed = dev_count = 0
     for rows in groups:
         passed += len(rows)
-        if passed * wanted / count + first >= held + 1:
+        if passed * dev_size / count + offset >= dev_count + 1:
             dev.append(rows)
-            held += len(rows)
+            dev_count += len(rows)
         else:
             train.append(rows)
     if isinstance(split.rows[0].label, int | str):
-        several = {label for label, texts in _classes(groups).items() if texts > 1}
-        train += [rows for rows in dev if _order(rows[0].label) not in several]
-        dev = [rows for rows in dev if _order(rows[0].label) in several]
+        divisible = {label for label, texts in _classes(groups).items() if texts > 1}
+        train += [rows for rows in dev if _order(rows[0].label) not in divisible]
+        dev = [rows for rows in dev if _order(rows[0].label) in divisible]
         _share(train, dev)
         _share(dev, train)
     if not dev:
         dev.append(train.pop())
     if not train:
         train.append(dev.pop())
-    chosen = {row.number for rows in dev for row in rows}
+    dev_numbers = {row.number for rows in dev for row in rows}
     return {
-        "train": split._replace(rows=[row for row in split.rows if row.number not in chosen]),
-        "dev": split._replace(rows=[row for row in split.rows if row.number in chosen], skipped=0),
+        "train": split._replace(rows=[row for row in split.rows if row.number not in dev_numbers]),
+        "dev": split._replace(rows=[row for row in split.rows if row.number in dev_numbers], skipped=0),
     }
 
 
 def _share(giving: list[list[Row]], taking: list[list[Row]]) -> None:
     """Move one group of rows of each class that has several groups in `giving` and none in `taking`."""
-    known, counts = _classes(taking), _classes(giving)
+    present, counts = _classes(taking), _classes(giving)
     for rows in list(giving):
         label = _order(rows[0].label)
-        if label not in known and counts[label] > 1:
-            known[label] += 1
+        if label not in present and counts[label] > 1:
+            present[label] += 1
             giving.remove(rows)
             taking.append(rows)
 

@@ -72,11 +72,11 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
             raise UserError(f"--new-classifier is for a classifier, and {config.model} is none; leave it out")
         start = without_classifier(start)
     check_max_length(config.max_length, start.config)
-    found = read(config, _task(config, start), tables)
-    _check_options(config, start, found, source.tokenizer)
-    wanted = config.labels or start.config.labels
+    data = read(config, _task(config, start), tables)
+    _check_options(config, start, data, source.tokenizer)
+    known_names = config.labels or start.config.labels
     try:
-        names, targets = targets_of(found, wanted)
+        names, targets = targets_of(data, known_names)
     except UserError as error:
         if not start.config.labels:
             raise
@@ -84,36 +84,36 @@ def prepare(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Pre
     if not start.config.add_pooling_layer and not config.new_pooler:
         raise UserError(f"{config.model}: the checkpoint has no pooler; pass --new-pooler to train a new one")
     cutting = Cutting(config.max_length, config.long_texts or source.tokenizer.long_texts, config.stride)
-    start, new = with_classifier(start, names, config.seed, found.task)
-    before = {name: value for name, value in start.metadata.items() if name not in (*Cutting._fields, "threshold")}
-    start = replace(start, metadata={**before, **cutting.said})
-    texts = {name: _Texts(source.tokenizer, split, cutting) for name, split in found.splits.items()}
-    data = TokenSet.of(texts["train"], targets["train"], texts["train"].owners)
+    start, new = with_classifier(start, names, config.seed, data.task)
+    metadata = {name: value for name, value in start.metadata.items() if name not in (*Cutting._fields, "threshold")}
+    start = replace(start, metadata={**metadata, **cutting.said})
+    texts = {name: _Texts(source.tokenizer, split, cutting) for name, split in data.splits.items()}
+    token_set = TokenSet.of(texts["train"], targets["train"], texts["train"].owners)
     evaluated = {
         name: Evaluated(list(texts[name]), targets[name], texts[name].shared, split)
-        for name, split in found.splits.items()
+        for name, split in data.splits.items()
         if name != "train"
     }
     notes = [conversion.describe(source)]
     if new:
         notes.append(f"new      {', '.join(new)} (normal, {start.config.initializer_range}, seed {config.seed})")
-    notes += found.notes
-    if said := by_number(found, wanted):
-        notes.append(f"warning  {said}")
-    read_of = {name: (one.lengths, one.cut) for name, one in texts.items()}
-    notes.append(preview(found, names, targets, read_of, config.max_length))
-    numbers = np.array([row.number for row in found.splits["train"].rows], np.int32)
+    notes += data.notes
+    if warning := by_number(data, known_names):
+        notes.append(f"warning  {warning}")
+    lengths = {name: (split_texts.lengths, split_texts.cut) for name, split_texts in texts.items()}
+    notes.append(preview(data, names, targets, lengths, config.max_length))
+    numbers = np.array([row.number for row in data.splits["train"].rows], np.int32)
     return Prepared(
         start,
-        data,
-        found.splits["train"]._replace(rows=[]),
+        token_set,
+        data.splits["train"]._replace(rows=[]),
         numbers[np.asarray(texts["train"].owners)],
         evaluated,
-        {name: len(split.rows) for name, split in found.splits.items()},
+        {name: len(split.rows) for name, split in data.splits.items()},
         notes,
-        found.task,
-        config.metric or METRICS[found.task][0],
-        class_weights(config.class_weights, found.task, data.targets[:-1], names),  # each window is an example
+        data.task,
+        config.metric or METRICS[data.task][0],
+        class_weights(config.class_weights, data.task, token_set.targets[:-1], names),  # each window is an example
     )
 
 
@@ -151,24 +151,24 @@ def _task(config: TrainConfig, start: Checkpoint) -> str | None:
     Raises `UserError` if `--task` and the model contradict each other.
     """
     own = start.config.task
-    asked = next((one.task for one in TASKS.values() if one.task.option == config.task), own)
-    if own is not None and asked != own:
+    task = next((training.task for training in TASKS.values() if training.task.option == config.task), own)
+    if own is not None and task != own:
         raise UserError(
             f"--task is {config.task} but {config.model} is a classifier of {own.name}; "
             "leave --task out, or pass --new-classifier"
         )
-    return None if asked is None else asked.name
+    return None if task is None else task.name
 
 
-def _check_options(config: TrainConfig, start: Checkpoint, found: Data, tokenizer: Tokenizer) -> None:
+def _check_options(config: TrainConfig, start: Checkpoint, data: Data, tokenizer: Tokenizer) -> None:
     """Raise `UserError` if an option does not fit the model or the task."""
-    network, training = start.config, TASKS[found.task]
+    network, training = start.config, TASKS[data.task]
     if config.labels and network.task is not None and config.labels != network.labels:
         raise UserError(
             f"--labels is {','.join(config.labels)} but {config.model} is a classifier of "
             f"{','.join(network.labels)}; leave --labels out, or pass --new-classifier"
         )
-    metrics = METRICS[found.task]
+    metrics = METRICS[data.task]
     if config.metric is not None and config.metric not in metrics:
         expected = f"the task is {training.task.option}: expected one of {', '.join(metrics)}"
         raise UserError(f"--metric is {config.metric}; {expected}")
@@ -177,7 +177,7 @@ def _check_options(config: TrainConfig, start: Checkpoint, found: Data, tokenize
             raise UserError(refusal)
     if config.freeze_layers > network.num_hidden_layers:
         raise UserError(f"--freeze-layers is {config.freeze_layers}; the model has {network.num_hidden_layers} layers")
-    paired = any(row.pair is not None for split in found.splits.values() for row in split.rows)
+    paired = any(row.pair is not None for split in data.splits.values() for row in split.rows)
     if paired and network.type_vocab_size < 2:
         raise UserError(f"{config.model}: takes no pairs: its type_vocab_size is {network.type_vocab_size}")
     check_max_length(config.max_length, network, pairs=paired)

@@ -54,14 +54,14 @@ def preview(
     for name, split in data.splits.items():
         columns = f": {split.columns.describe()}" if split.columns else ""
         skipped = f", {split.skipped:,} bad rows skipped" if split.skipped else ""
-        lengths, lost = read[name]
+        lengths, truncated = read[name]
         windows = sum(lengths.counts.values())
         lines += [f"{name:<8} {len(split.rows):,} examples from {split.path}{columns}{skipped}"]
         lines += [f"         {line}" for line in training.described(names, targets[name])]
-        share = f", {lost:,} cut to {max_length} tokens ({lost / len(split.rows):.1%})" if lost else ""
+        share = f", {truncated:,} cut to {max_length} tokens ({truncated / len(split.rows):.1%})" if truncated else ""
         share += f", in {windows:,} windows" if windows > len(split.rows) else ""
-        middle, most, longest = (lengths.at(share) for share in (0.5, 0.95, 1))
-        lines += [f"         tokens: median {middle}, 95% at most {most}, longest {longest}{share}"]
+        median, percentile_95, longest = (lengths.at(share) for share in (0.5, 0.95, 1))
+        lines += [f"         tokens: median {median}, 95% at most {percentile_95}, longest {longest}{share}"]
     return "\n".join(lines + [f"warning  {text}" for text in _warnings(data, names, targets, cut, max_length)])
 
 
@@ -81,17 +81,21 @@ def _repeats(data: Data, targets: Mapping[str, np.ndarray]) -> Iterator[str]:
     counts: Counter[tuple[str, str]] = Counter()
     contradictory = []
     several = np.flatnonzero(sizes > 1)
-    for which in several[np.argsort(order[begin[several]])]:  # in the order of the data
-        group = order[begin[which] :][: sizes[which]]
-        one, i = owner(group[0])
+    for index in several[np.argsort(order[begin[several]])]:  # in the order of the data
+        group = order[begin[index] :][: sizes[index]]
+        earlier, i = owner(group[0])
         for member in group[1:]:
-            other, j = owner(member)
-            counts[one, other] += 1
-            if not np.array_equal(targets[one][i], targets[other][j]):
-                contradictory.append((one, i, other, j))
-    for (one, other), count in sorted(counts.items()):
-        of = f"{count:,} of {len(data.splits[other].rows):,} texts in {other}"
-        yield f"{of} repeat an earlier one" if one == other else f"{of} are in {one} too: scores will flatter"
+            later, j = owner(member)
+            counts[earlier, later] += 1
+            if not np.array_equal(targets[earlier][i], targets[later][j]):
+                contradictory.append((earlier, i, later, j))
+    for (earlier, later), count in sorted(counts.items()):
+        share = f"{count:,} of {len(data.splits[later].rows):,} texts in {later}"
+        yield (
+            f"{share} repeat an earlier one"
+            if earlier == later
+            else f"{share} are in {earlier} too: scores will flatter"
+        )
     if contradictory:
         shown = "; ".join(_both(data, *pair) for pair in contradictory[:3])
         yield f"{len(contradictory):,} texts have other labels than the same text before: {shown}"
@@ -115,9 +119,9 @@ def _key(row: Row) -> int:
     return int.from_bytes(hashlib.blake2b(repr((row.text, row.pair or "")).encode(), digest_size=8).digest())
 
 
-def _both(data: Data, one: str, i: int, other: str, j: int) -> str:
-    first, second = data.splits[one], data.splits[other]
+def _both(data: Data, earlier: str, i: int, later: str, j: int) -> str:
+    first, second = data.splits[earlier], data.splits[later]
     text = textwrap.shorten(first.rows[i].text, 60, placeholder="…")
-    if one == other:
+    if earlier == later:
         return f"{text!r} ({first.place(first.rows[i].number, second.rows[j].number)})"
     return f"{text!r} ({first.place(first.rows[i].number)} and {second.place(second.rows[j].number)})"

@@ -29,21 +29,21 @@ def read(
     With `alone`, for evaluation, no rows are held out, and a single file is the split test. A dev or test split without
     labels is left out, with a note. Raises `UserError` with file and line for a row that is not a text with a label.
     """
-    found = _sources(config, alone) if tables is None else sources.from_tables(tables)
+    split_sources = _sources(config, alone) if tables is None else sources.from_tables(tables)
     splits, notes = {}, []
-    if tables is None and (files := sources.unread(Path(config.data), found)):
-        named = "train, dev, test, or train-00000-of-00002"
-        notes.append(f"left out {some(files, 5)}: no split has such a name; expected {named}")
-    for name, source in found.items():
+    if tables is None and (files := sources.unread(Path(config.data), split_sources)):
+        expected = "train, dev, test, or train-00000-of-00002"
+        notes.append(f"left out {some(files, 5)}: no split has such a name; expected {expected}")
+    for name, source in split_sources.items():
         task, split = read_split(source, config, task, splits.get("train"))
         if split is None:
             notes.append(f"left out {name} of {source.path}: it has no labels")
-        elif (name == "train" or alone) and len(found) == 1 and (divided := _by_column(split, alone)):
+        elif (name == "train" or alone) and len(split_sources) == 1 and (divided := _by_column(split, alone)):
             splits = divided
         else:
             splits[name] = split
-            if others := {row.split for row in split.rows if row.split is not None}:
-                listed = ", ".join(sorted(others)[:3])
+            if unused := {row.split for row in split.rows if row.split is not None}:
+                listed = ", ".join(sorted(unused)[:3])
                 notes.append(f"column split of {source.path} is not used: it has {listed}; expected train, dev, test")
     for name in [name for name, split in splits.items() if name != "train" and _unlabelled(split, splits.get("train"))]:
         notes.append(f"left out {name} of {splits.pop(name).path}: it has no labels (-1)")
@@ -74,18 +74,18 @@ def read_split(
     records = _numbered(source, parts, digests)
     sample = list(itertools.islice(records, SAMPLE))
     tables = [record for _, record in sample if isinstance(record, dict)]
-    asked = config.text_column, config.pair_column, config.label_column
+    column_options = config.text_column, config.pair_column, config.label_column
     columns = None
     if tables and train and train.columns:
         if not finding.has_labels(tables[0], train.columns, train.header):
             return task, None
         columns = train.columns if all(name in tables[0] for name in train.columns.all()) else None
     if tables and columns is None:
-        columns = finding.find(source.path, tables, *asked)
+        columns = finding.find(source.path, tables, *column_options)
         if train and train.columns and bool(columns.pair) != bool(train.columns.pair):
-            one, other = ("pairs", "single texts") if columns.pair else ("single texts", "pairs")
+            kind, train_kind = ("pairs", "single texts") if columns.pair else ("single texts", "pairs")
             raise UserError(
-                f"{source.path}: holds {one} ({columns.describe()}), and {train.path} {other} "
+                f"{source.path}: holds {kind} ({columns.describe()}), and {train.path} {train_kind} "
                 f"({train.columns.describe()}); name --text-column and --pair-column"
             )
     if columns and task is None:
@@ -94,19 +94,19 @@ def read_split(
     names = tuple(source.names.get(columns.labels[0], ())) if columns else ()
     header = tuple(tables[0]) if tables else ()
     split = Split(source.path, rows, 0, "", unit=source.unit, columns=columns, names=names, header=header)
-    skipped, known, met = 0, {}, set(split.header)
+    skipped, distinct, known_columns = 0, {}, set(split.header)
     for number, record in itertools.chain(sample, records):
         try:
             if isinstance(record, UserError):
                 raise record
             if columns is None or not all(name in record for name in columns.all()):
-                columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *asked)
+                columns = finding.find(split._replace(parts=tuple(parts)).place(number), [record], *column_options)
                 if split.columns and split.columns.pair and not columns.pair:
                     raise ValueError(f"no column {split.columns.pair}, which holds the second text of others")
-            if not columns.pair and config.text_column is None and record.keys() - met:
-                if (second := finding.late_pair(record.keys() - met, columns)) is not None:
+            if not columns.pair and config.text_column is None and record.keys() - known_columns:
+                if (second := finding.late_pair(record.keys() - known_columns, columns)) is not None:
                     raise ValueError(f"{second} holds a second text, and rows before have none")
-                met |= record.keys()
+                known_columns |= record.keys()
             text, pair = (text_of(record, name) if name else None for name in (columns.text, columns.pair))
             label = label_of(task, record, columns.labels, config.label_separator)
             part = finding.split_of(record, columns)
@@ -114,14 +114,14 @@ def read_split(
             if not config.skip_bad and isinstance(problem, UserError):
                 raise
             if not config.skip_bad:
-                where = split._replace(parts=tuple(parts)).place(number)
-                raise UserError(f"{where}: {problem}; mend the row or pass --skip-bad") from None
+                place = split._replace(parts=tuple(parts)).place(number)
+                raise UserError(f"{place}: {problem}; mend the row or pass --skip-bad") from None
             skipped += 1
         else:  # one object for each distinct label saves memory: a million rows have few labels
-            rows.append(Row(number, text or "", known.setdefault(label, label), pair, part))
+            rows.append(Row(number, text or "", distinct.setdefault(label, label), pair, part))
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    each = zip((str(name) for _, name in parts), digests, strict=True)
-    files = dict(each) if source.unit else {str(source.path): sha256}
+    part_digests = zip((str(name) for _, name in parts), digests, strict=True)
+    files = dict(part_digests) if source.unit else {str(source.path): sha256}
     return task, split._replace(parts=tuple(parts), skipped=skipped, sha256=sha256, files=files)
 
 
@@ -142,20 +142,20 @@ def _numbered(source: Source, parts: list[tuple[int, Path | str]], digests: list
     """
     number = 0
     for name, opening in source.parts:
-        first = number
-        parts.append((first, name))
-        with opening() as (found, sha256):
-            for local, record in found:
-                number = first + local
+        offset = number
+        parts.append((offset, name))
+        with opening() as (records, sha256):
+            for local, record in records:
+                number = offset + local
                 yield number, record
             digests.append(sha256())
 
 
 def _unlabelled(split: Split, train: Split | None) -> bool:
     """Return whether all labels are -1, as in the test set of a competition, and -1 is not a class in `train`."""
-    nothing = ("-1", "-1.0")
-    known = train is not None and any(str(row.label) in nothing for row in train.rows)
-    return bool(split.rows) and not known and all(str(row.label) in nothing for row in split.rows)
+    missing = ("-1", "-1.0")
+    is_class = train is not None and any(str(row.label) in missing for row in train.rows)
+    return bool(split.rows) and not is_class and all(str(row.label) in missing for row in split.rows)
 
 
 def _by_column(split: Split, alone: bool) -> dict[str, Split]:
@@ -164,14 +164,16 @@ def _by_column(split: Split, alone: bool) -> dict[str, Split]:
     Return an empty dictionary if a row names no known split, or if no row is in train. With `alone`, train is not
     required.
     """
-    names = {name: which for which, names in sources.SPLITS.items() for name in names}
+    names = {name: split_name for split_name, names in sources.SPLITS.items() for name in names}
     if not split.rows or any(row.split not in names for row in split.rows):
         return {}
-    found = {which: [row for row in split.rows if names[row.split] == which] for which in sources.SPLITS}
-    if not (found["train"] or alone):
+    rows_by_split = {
+        split_name: [row for row in split.rows if names[row.split] == split_name] for split_name in sources.SPLITS
+    }
+    if not (rows_by_split["train"] or alone):
         return {}
     return {
-        which: split._replace(rows=rows, skipped=split.skipped if which == "train" else 0)
-        for which, rows in found.items()
+        split_name: split._replace(rows=rows, skipped=split.skipped if split_name == "train" else 0)
+        for split_name, rows in rows_by_split.items()
         if rows
     }

@@ -49,15 +49,15 @@ def find(path: Path, alone: bool = False) -> dict[str, Source]:
         return {"test" if alone else "train": _files(path, [path], None)}
     if not path.is_dir():
         raise UserError(f"{path}: no such file or directory")
-    found = {split: source for split in SPLITS if (source := _split(path, split))}
-    if not found or not ("train" in found or alone):
+    sources = {split: source for split in SPLITS if (source := _split(path, split))}
+    if not sources or not ("train" in sources or alone):
         scripts = sorted(path.glob("*.py"))
-        also = f" (scripts such as {scripts[0].name} are never run)" if scripts else ""
+        hint = f" (scripts such as {scripts[0].name} are never run)" if scripts else ""
         raise UserError(
             f"{path}: no train.tsv, train.csv, train.jsonl, train.json, train.parquet or train.txt, nor a folder "
-            f"train with one for each class{also}"
+            f"train with one for each class{hint}"
         )
-    return found
+    return sources
 
 
 def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
@@ -70,8 +70,8 @@ def from_tables(tables: Mapping[str, Any]) -> dict[str, Source]:
     if unknown or not set(tables) & set(SPLITS["train"]):
         raise UserError(f"tables are called {', '.join(map(str, tables)) or 'nothing'}; expected train, dev and test")
     for split, names in SPLITS.items():
-        if len(given := [name for name in tables if name in names]) > 1:
-            raise UserError(f"{' and '.join(given)} are both {split}; give one")
+        if len(matching := [name for name in tables if name in names]) > 1:
+            raise UserError(f"{' and '.join(matching)} are both {split}; give one")
     return {
         split: _rows(name, _records_of(table, name), _features(table))
         for split, names in SPLITS.items()
@@ -94,21 +94,21 @@ def from_hub(hub_id: str, name: str | None, revision: str | None) -> dict[str, S
             commit = HfApi().dataset_info(hub_id, revision=revision).sha
     try:
         with as_found(), _without_bars():
-            found = datasets.load_dataset(hub_id, name, revision=commit)
+            dataset = datasets.load_dataset(hub_id, name, revision=commit)
     except Exception as error:  # the libraries raise many types, all for faults of the hub or the user
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
             f"{hub_id}: no such file or directory, and the hub did not give it ({reason[:300]}); "
             "check the name, --data-name and the network"
         ) from None
-    used = {split: one for split, names in SPLITS.items() if (one := next((n for n in names if n in found), None))}
+    used = {split: key for split, names in SPLITS.items() if (key := next((n for n in names if n in dataset), None))}
     if "train" not in used:
-        raise UserError(f"{hub_id}: no train split; there are: {', '.join(map(str, found))}")
-    beside = tuple(str(one) for one in found if one not in used.values())
+        raise UserError(f"{hub_id}: no train split; there are: {', '.join(map(str, dataset))}")
+    beside = tuple(str(key) for key in dataset if key not in used.values())
     sources = {}
-    for split, one in used.items():
-        where = f"{hub_id}{f' ({name})' if name else ''}{f' at {commit}' if commit else ''}, {one}"
-        sources[split] = _rows(where, _records_of(found[one], where), _features(found[one]))._replace(beside=beside)
+    for split, key in used.items():
+        place = f"{hub_id}{f' ({name})' if name else ''}{f' at {commit}' if commit else ''}, {key}"
+        sources[split] = _rows(place, _records_of(dataset[key], place), _features(dataset[key]))._replace(beside=beside)
     return sources
 
 
@@ -128,8 +128,8 @@ def _without_bars() -> Iterator[None]:
 
 def is_hub_id(text: str) -> bool:
     """Return whether `text`, which is not the name of a file, could be an id on the hub."""
-    known = text.lower().endswith((*ENDINGS, ".gz", ".zip", ".xlsx"))
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text)) and not known
+    is_file_name = text.lower().endswith((*ENDINGS, ".gz", ".zip", ".xlsx"))
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text)) and not is_file_name
 
 
 def _split(directory: Path, split: str) -> Source | None:
@@ -138,18 +138,18 @@ def _split(directory: Path, split: str) -> Source | None:
     Its files are NAME.csv, or NAME-00000-of-00002.parquet and so on, in the directory or in its folder data/, or the
     files of a folder NAME. Raises `UserError` if the split has several of these.
     """
-    found: list[list[Path]] = []
+    groups: list[list[Path]] = []
     for name in SPLITS[split]:
         for folder in (directory, directory / "data"):
-            found += [[folder / f"{name}{ending}"] for ending in ENDINGS if (folder / f"{name}{ending}").is_file()]
-            found += _shards(folder, name)
+            groups += [[folder / f"{name}{ending}"] for ending in ENDINGS if (folder / f"{name}{ending}").is_file()]
+            groups += _shards(folder, name)
         if (directory / name).is_dir():
             if classes := _classes(directory / name):
                 return _tree(directory / name, classes, directory)
-            found += _inside(directory / name)
-    if len(found) > 1:
-        raise UserError(f"{directory}: {found[0][0].name} and {found[1][0].name} are both {split}; keep one")
-    return _files(found[0][0] if len(found[0]) == 1 else directory, found[0], directory) if found else None
+            groups += _inside(directory / name)
+    if len(groups) > 1:
+        raise UserError(f"{directory}: {groups[0][0].name} and {groups[1][0].name} are both {split}; keep one")
+    return _files(groups[0][0] if len(groups[0]) == 1 else directory, groups[0], directory) if groups else None
 
 
 def _inside(folder: Path) -> list[list[Path]]:
@@ -193,8 +193,8 @@ def _shards(folder: Path, name: str) -> list[list[Path]]:
 def _files(name: Path, paths: list[Path], within: Path | None) -> Source:
     @contextmanager
     def opening(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
-        with records(path, within=within) as (found, sha256):
-            yield found, lambda: sha256
+        with records(path, within=within) as (file_records, sha256):
+            yield file_records, lambda: sha256
 
     names = label_names(paths[0], within=within)
     for path in paths[1:]:
@@ -223,12 +223,12 @@ def _tree(folder: Path, classes: list[Path], within: Path) -> Source:
 
     @contextmanager
     def opening(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], str]]]:
-        content = read_bytes(path, within=within)
-        record = {"text": decode(content, path), "label": path.parent.name}
-        named = f"{path.parent.name}/{path.name}\0".encode()
-        yield iter([(1, record)]), hashlib.sha256(named + content).hexdigest
+        data = read_bytes(path, within=within)
+        record = {"text": decode(data, path), "label": path.parent.name}
+        prefix = f"{path.parent.name}/{path.name}\0".encode()
+        yield iter([(1, record)]), hashlib.sha256(prefix + data).hexdigest
 
-    paths = [path for one in classes for path in sorted(one.glob("[!.]*.txt"), key=_numbered)]
+    paths = [path for class_folder in classes for path in sorted(class_folder.glob("[!.]*.txt"), key=_numbered)]
     parts = [(path, lambda path=path: opening(path)) for path in paths]
     return Source(folder, parts, "", {"label": tuple(path.name for path in classes)})
 
@@ -269,8 +269,8 @@ def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
             if getattr(feature, "decode", False):  # pictures and sounds stay bytes, which can be hashed
                 table = table.cast_column(column, dataclasses.replace(feature, decode=False))
         # A format such as numpy changes the values that are read, so it is removed; a user's transform is kept.
-        made = getattr(table, "format", {}).get("type")
-        return table if made in (None, "custom") else table.with_format(None)
+        format_type = getattr(table, "format", {}).get("type")
+        return table if format_type in (None, "custom") else table.with_format(None)
     rows = [row._asdict() if hasattr(row, "_asdict") else row for row in table]  # a named tuple has column names
     names = {2: ("text", "label"), 3: ("text", "pair", "label")}
     for number, row in enumerate(rows, 1):
@@ -284,17 +284,17 @@ def _records_of(table: Any, name: str) -> Iterable[Mapping[Any, Any]]:
 
 def _record(row: Mapping[Any, Any], place: str) -> dict[str, Any]:
     """Return a row as plain values by column name. Raises `UserError` if two columns have the same name."""
-    found = {str(name): plain(value) for name, value in row.items()}
-    if len(found) < len(row):
+    record = {str(name): plain(value) for name, value in row.items()}
+    if len(record) < len(row):
         check_names(list(map(str, row)), place)
-    return found
+    return record
 
 
 def _features(table: Any) -> dict[str, tuple[str, ...]]:
     """Return the label names of each column that a table of `datasets` defines."""
-    found = {}
+    names_by_column = {}
     for column, feature in (getattr(table, "features", None) or {}).items():
         inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
         if names := getattr(inner, "names", None):
-            found[column] = tuple(names)
-    return found
+            names_by_column[column] = tuple(names)
+    return names_by_column

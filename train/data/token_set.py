@@ -62,12 +62,12 @@ class TokenSet(NamedTuple):
         """Return a set of only these examples, in this order, in arrays for N examples and `tokens` tokens."""
         lengths = np.append(self.lengths[examples], np.int32(0))
         starts = starts_of(lengths)
-        here = np.arange(starts[-1], dtype=np.int64)
-        here += np.repeat(self.starts[examples].astype(np.int64) - starts[:-1], lengths[:-1])
+        indices = np.arange(starts[-1], dtype=np.int64)
+        indices += np.repeat(self.starts[examples].astype(np.int64) - starts[:-1], lengths[:-1])
         ids = np.zeros(tokens, self.ids.dtype)
-        ids[: len(here)] = self.ids[here]
-        both = np.append(examples, len(self.lengths) - 1)
-        return TokenSet(ids, starts, lengths, self.second[both], self.targets[both])
+        ids[: len(indices)] = self.ids[indices]
+        padded = np.append(examples, len(self.lengths) - 1)
+        return TokenSet(ids, starts, lengths, self.second[padded], self.targets[padded])
 
 
 def starts_of(lengths: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:

@@ -48,8 +48,8 @@ class CompileClock:
 
     def describe(self) -> str:
         """Return the figures in words."""
-        found = f" ({self.cached} of them found in the cache)" if self.cached else ""
-        return f"{self.programs} programs{found}, {self.seconds:.1f} s in all"
+        cached = f" ({self.cached} of them found in the cache)" if self.cached else ""
+        return f"{self.programs} programs{cached}, {self.seconds:.1f} s in all"
 
     def _add(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
@@ -137,9 +137,9 @@ class Ticker:
         now = time.monotonic()
         if now - self._last >= PLAIN_SECONDS or step == self.steps:
             self._last = now
-            left = (now - self._start) / (step - self.first) * (self.steps - step)
+            seconds_left = (now - self._start) / (step - self.first) * (self.steps - step)
             speed = f"{tokens_per_second:,.0f} useful tokens/s"
-            self.console.print(f"step {step}/{self.steps}  loss {loss:.4f}  {speed}  {left:.0f} s left")
+            self.console.print(f"step {step}/{self.steps}  loss {loss:.4f}  {speed}  {seconds_left:.0f} s left")
 
 
 @contextmanager
@@ -199,18 +199,18 @@ def closing_table(
     the F1 of each label is printed in its place.
     """
     console.print(figures_table(task, results, title="Best model"))
-    last = list(results)[-1]
+    split = list(results)[-1]
     names = [printable(label) for label in labels]
-    if (counts := results[last].get("confusion")) and len(labels) <= 30:
-        confusion = Table(title=f"Confusion on {last}: true label down, predicted across")
+    if (counts := results[split].get("confusion")) and len(labels) <= 30:
+        confusion = Table(title=f"Confusion on {split}: true label down, predicted across")
         confusion.add_column("")
         for name in names:
             confusion.add_column(name, justify="right")
         for label, row in zip(names, counts, strict=True):
             confusion.add_row(label, *(f"{count:,}" for count in row))
         console.print(confusion)
-    elif f1 := results[last].get("f1"):
-        table = Table(title=f"F1 of each label on {last}")
+    elif f1 := results[split].get("f1"):
+        table = Table(title=f"F1 of each label on {split}")
         table.add_column("label")
         table.add_column("F1", justify="right")
         for name, value in zip(names, f1, strict=True):

@@ -25,10 +25,10 @@ class Events:
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Add the numbers of a line of the log under their names. The names of an evaluation begin with the split."""
-        before = f"{values['split']}/" if "split" in values else ""
+        prefix = f"{values['split']}/" if "split" in values else ""
         for name, value in values.items():
             if isinstance(value, int | float) and name not in ("step", "epoch", "examples"):
-                self._writer.add_scalar(before + name, value, values["step"])
+                self._writer.add_scalar(prefix + name, value, values["step"])
 
     def close(self) -> None:
         """Write everything to the disk, and close the files."""

@@ -29,7 +29,7 @@ def write(
     """Write `report.html` into the directory of a run, from its record, its log and the logits of its best model."""
     network = prepared.checkpoint.config
     device = record["device"]
-    paths = [prepared.train.path, *(one.split.path for one in measured.values())]
+    paths = [prepared.train.path, *(result.split.path for result in measured.values())]
     size = f"{network.num_hidden_layers} layers, {network.hidden_size} wide"
     shown = {
         "model": f"{record['source'].get('source', config.model)} ({size})",
@@ -41,8 +41,8 @@ def write(
         "device": f"{device['count']} x {device['kind']} ({device['platform']})",
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
-    given = page.changed(config)
-    options = {name: str(value) for name, value in record["config"].items() if name in (*_SHOWN, *given)}
+    changed = page.changed(config)
+    options = {name: str(value) for name, value in record["config"].items() if name in (*_SHOWN, *changed)}
     log = [json.loads(line) for line in (run / LOG).read_bytes().splitlines()]
     subject = Subject(
         title=f"{Path(config.data).name} on {Path(config.model).name}",

@@ -79,22 +79,22 @@ def command_of(config: TrainConfig) -> str:
 
     The call is returned for data in memory, and for options that no command line can give.
     """
-    given = changed(config)
-    words = ["python", "-m", "train"]
-    for name, value in given.items():
-        word = ",".join(value) if isinstance(value, tuple) else str(value)
+    changed_options = changed(config)
+    argv = ["python", "-m", "train"]
+    for name, value in changed_options.items():
+        argument = ",".join(value) if isinstance(value, tuple) else str(value)
         if value is True:
-            words.append(flag(name))
-        elif word.startswith("-"):
-            words.append(f"{flag(name)}={word}")
+            argv.append(flag(name))
+        elif argument.startswith("-"):
+            argv.append(f"{flag(name)}={argument}")
         else:
-            words += [flag(name), word]
-    in_memory, of_hosts = config.data == IN_MEMORY, any(name in given for name in _OF_HOSTS)
-    if not in_memory and (of_hosts or _gives(words, config)):
-        return as_shell(words)
-    options = "".join(f", {name}={value!r}" for name, value in given.items() if name != "data")
-    data, why = ("data", "data: the tables it was given") if in_memory else (repr(config.data), "no command says this")
-    return f"from train import fine_tune\n\nfine_tune({data}{options})  # {why}"
+            argv += [flag(name), argument]
+    in_memory, of_hosts = config.data == IN_MEMORY, any(name in changed_options for name in _OF_HOSTS)
+    if not in_memory and (of_hosts or _gives(argv, config)):
+        return as_shell(argv)
+    options = "".join(f", {name}={value!r}" for name, value in changed_options.items() if name != "data")
+    data, note = ("data", "data: the tables it was given") if in_memory else (repr(config.data), "no command says this")
+    return f"from train import fine_tune\n\nfine_tune({data}{options})  # {note}"
 
 
 def as_shell(words: Sequence[str]) -> str:
@@ -102,14 +102,18 @@ def as_shell(words: Sequence[str]) -> str:
 
     A command with unprintable characters is escaped, with a remark that it cannot be copied from a page.
     """
-    whole = all(map(str.isprintable, words))
-    return shlex.join(words) if whole else f"{printable(shlex.join(words))}  # escaped: it cannot be copied from here"
+    is_printable = all(map(str.isprintable, words))
+    return (
+        shlex.join(words)
+        if is_printable
+        else f"{printable(shlex.join(words))}  # escaped: it cannot be copied from here"
+    )
 
 
-def _gives(words: Sequence[str], config: TrainConfig) -> bool:
+def _gives(argv: Sequence[str], config: TrainConfig) -> bool:
     """Return whether a command line that is copied from a page gives the options in `config`."""
     try:
-        return all(map(str.isprintable, words)) and parse([*words[3:]]) == dataclasses.replace(config, restart=False)
+        return all(map(str.isprintable, argv)) and parse([*argv[3:]]) == dataclasses.replace(config, restart=False)
     except (UserError, ValueError):
         return False
 
@@ -139,26 +143,26 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    last, closest = list(measured.items())[-1]
+    last_name, last_result = list(measured.items())[-1]
     splits = [
         {
             "name": name,
-            "examples": f"{one.metrics['examples']:,}",
-            "figures": [(f"{one.metrics[figure]:.4f}", _interval(sure[name][figure])) for figure in names],
+            "examples": f"{result.metrics['examples']:,}",
+            "figures": [(f"{result.metrics[figure]:.4f}", _interval(sure[name][figure])) for figure in names],
         }
-        for name, one in measured.items()
+        for name, result in measured.items()
     ]
     headline = [
         {
-            "name": f"{WORDS[figure]} on {last}",
-            "value": f"{closest.metrics[figure]:.3f}",
-            "interval": _interval(sure[last][figure], 3),
+            "name": f"{WORDS[figure]} on {last_name}",
+            "value": f"{last_result.metrics[figure]:.3f}",
+            "interval": _interval(sure[last_name][figure], 3),
         }
         for figure in names[:3]
     ]
-    bins = calibration(task, closest.logits, closest.targets)
+    bins = calibration(task, last_result.logits, last_result.targets)
     metric = subject.metric or names[0]
-    f1 = closest.metrics.get("f1")
+    f1 = last_result.metrics.get("f1")
     text = environment.get_template("page.html").render(
         title=subject.title,
         subtitle=subject.subtitle,
@@ -168,18 +172,18 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
         splits=splits,
         chosen=subject.metric is not None,
         f1=[(name, shown(value)) for name, value in zip(subject.labels, f1, strict=True)] if f1 else None,
-        threshold=closest.metrics.get("threshold"),
-        absent={name: remark for name, one in measured.items() if (remark := _absent(subject, one))},
-        last=last,
+        threshold=last_result.metrics.get("threshold"),
+        absent={name: remark for name, result in measured.items() if (remark := _absent(subject, result))},
+        last=last_name,
         curves=plots.drawn(plots.curves, subject.log, metric, WORDS[metric]),
-        plots=plots.drawn(_plots, subject, closest, bins),
+        plots=plots.drawn(_plots, subject, last_result, bins),
         calibration=bins
         and f"Expected calibration error {bins.error:.4f}: how far stated probabilities are from "
         "how often they came true, on average.",
         wording=TASKS[task].wording,
         errors=[
-            _error(subject, closest, i)
-            for i in worst(task, closest.logits, closest.targets, threshold=closest.threshold)
+            _error(subject, last_result, i)
+            for i in worst(task, last_result.logits, last_result.targets, threshold=last_result.threshold)
         ],
         speed=subject.speed,
         command=subject.command,
@@ -190,31 +194,31 @@ def render(subject: Subject, measured: Mapping[str, Measured], sure: Intervals) 
     return text.encode(errors="backslashreplace").decode()  # file names may not be valid UTF-8
 
 
-def _absent(subject: Subject, one: Measured) -> str:
-    return absent(subject.task, one.targets, one.metrics, subject.labels)
+def _absent(subject: Subject, measured: Measured) -> str:
+    return absent(subject.task, measured.targets, measured.metrics, subject.labels)
 
 
 def _interval(bounds: tuple[float, float], digits: int = 4) -> str:
     return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
-def _plots(subject: Subject, one: Measured, bins: Calibration | None) -> list[tuple[str, str]]:
-    scores = scores_of(one.logits.astype(np.float64), subject.task)
-    figures = TASKS[subject.task].figures(scores, one.targets, one.metrics, subject.labels)
+def _plots(subject: Subject, measured: Measured, bins: Calibration | None) -> list[tuple[str, str]]:
+    scores = scores_of(measured.logits.astype(np.float64), subject.task)
+    figures = TASKS[subject.task].figures(scores, measured.targets, measured.metrics, subject.labels)
     titled = [plots.draw(figure) for figure in figures]
     if bins is not None:
         titled.insert(1, ("Calibration", plots.calibrated(bins)))
     return titled
 
 
-def _error(subject: Subject, one: Measured, index: int) -> dict[str, str]:
-    row = one.split.rows[index]
-    scores = scores_of(one.logits[index : index + 1].astype(np.float64), subject.task)[0]
-    mistake = TASKS[subject.task].mistake(scores, one.targets[index], subject.labels, one.threshold)
+def _error(subject: Subject, measured: Measured, index: int) -> dict[str, str]:
+    row = measured.split.rows[index]
+    scores = scores_of(measured.logits[index : index + 1].astype(np.float64), subject.task)[0]
+    mistake = TASKS[subject.task].mistake(scores, measured.targets[index], subject.labels, measured.threshold)
     return {
         "text": row.text[:_SHORT],
         "rest": row.text[_SHORT:],
         "pair": row.pair or "",
-        "place": one.split.place(row.number),
+        "place": measured.split.place(row.number),
         **mistake._asdict(),
     }

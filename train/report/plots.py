@@ -48,8 +48,8 @@ def _figure(width: float = 4.4, height: float = 2.7) -> tuple[Figure, Any]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, said: str) -> str:
-    """Return the figure as an `svg` element with the title `said`.
+def _svg(figure: Figure, title: str) -> str:
+    """Return the figure as an `svg` element with this title.
 
     The element has no fixed size, so it is as wide as the page allows. Its ids differ from those of all other figures.
     """
@@ -64,15 +64,15 @@ def _svg(figure: Figure, said: str) -> str:
     svg = re.sub(r'xlink:href="#', f'href="#{mark}', svg)
     for colour, page in _PAGE.items():
         svg = svg.replace(colour, page)
-    said = said.replace("&", "&amp;").replace("<", "&lt;")
-    return svg.replace(">", f"><title>{said}</title>", 1)
+    title = title.replace("&", "&amp;").replace("<", "&lt;")
+    return svg.replace(">", f"><title>{title}</title>", 1)
 
 
 def curves(log: Sequence[Mapping[str, Any]], metric: str, word: str) -> list[tuple[str, str]]:
     """Return titles and plots of loss, metric and learning rate by step, from the lines of metrics.jsonl."""
     steps = [line for line in log if "grad_norm" in line]
     epochs = [line for line in log if "split" in line]
-    out = []
+    plots = []
     if steps:
         x, loss = (np.array([line[name] for line in steps], float) for name in ("step", "loss"))
         figure, axes = _figure()
@@ -89,13 +89,13 @@ def curves(log: Sequence[Mapping[str, Any]], metric: str, word: str) -> list[tup
             axes.plot(*_points(epochs, "loss"), "o-", color=_TWO, markersize=3.5, label="dev")
         axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
         axes.legend()
-        out.append(("Loss", _svg(figure, f"loss of {len(x)} steps, last {loss[-1]:.4f}")))
+        plots.append(("Loss", _svg(figure, f"loss of {len(x)} steps, last {loss[-1]:.4f}")))
     if epochs and metric in epochs[0]:
         figure, axes = _figure()
         x, y = _points(epochs, metric)
         axes.plot(x, y, "o-", color=_TWO, markersize=3.5)
         axes.set(xlabel="step", ylabel=f"{word} on dev")
-        out.append((f"{word[0].upper()}{word[1:]} on dev", _svg(figure, f"{word} on dev, last {y[-1]:.4f}")))
+        plots.append((f"{word[0].upper()}{word[1:]} on dev", _svg(figure, f"{word} on dev, last {y[-1]:.4f}")))
     if steps and "learning_rate" in steps[-1]:
         figure, axes = _figure()
         rates = np.array([line.get("learning_rate", np.nan) for line in steps], float)
@@ -104,8 +104,8 @@ def curves(log: Sequence[Mapping[str, Any]], metric: str, word: str) -> list[tup
         axes.plot(x[thin], rates[thin], color=_ONE)
         axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        out.append(("Learning rate", _svg(figure, "learning rate of every step")))
-    return out
+        plots.append(("Learning rate", _svg(figure, "learning rate of every step")))
+    return plots
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
@@ -133,8 +133,8 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> tuple[s
     table = np.array(counts)
     chosen = np.arange(len(table))
     if len(table) > _MOST_CLASSES:
-        off = table - np.diag(np.diag(table))
-        chosen = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:_MOST_CLASSES])
+        errors = table - np.diag(np.diag(table))
+        chosen = np.sort(np.argsort(-(errors.sum(0) + errors.sum(1)), kind="stable")[:_MOST_CLASSES])
     shown = table[np.ix_(chosen, chosen)]
     share = shown / np.maximum(table.sum(axis=1)[chosen, None], 1)
     size = len(chosen)
@@ -143,8 +143,8 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> tuple[s
     for i, j in np.ndindex(size, size):
         axes.add_patch(_square(j, i, float(share[i, j])))
         if size <= 15 or shown[i, j]:
-            small = 8 if size <= 15 else 5
-            axes.text(j, i, f"{shown[i, j]:,}", ha="center", va="center", fontsize=small)
+            font_size = 8 if size <= 15 else 5
+            axes.text(j, i, f"{shown[i, j]:,}", ha="center", va="center", fontsize=font_size)
     names = [short(labels[i]) for i in chosen.tolist()]
     axes.set_xticks(range(size), names, rotation=0 if sum(map(len, names)) < 45 and size <= 4 else 90)
     axes.set_yticks(range(size), names)
@@ -168,13 +168,13 @@ def calibrated(found: Calibration) -> str:
     Wider bars hold more predictions.
     """
     figure, axes = _figure()
-    some = found.counts > 0
+    nonempty = found.counts > 0
     width = 1 / len(found.counts)
     centers = (np.arange(len(found.counts)) + 0.5) * width
     widths = width * (0.15 + 0.8 * np.sqrt(found.counts / found.counts.max()))
-    axes.bar(centers[some], found.true[some], widths[some], color=_ONE, alpha=0.7)
+    axes.bar(centers[nonempty], found.true[nonempty], widths[nonempty], color=_ONE, alpha=0.7)
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.plot(found.stated[some], found.true[some], ".", color=_TWO, markersize=6)
+    axes.plot(found.stated[nonempty], found.true[nonempty], ".", color=_TWO, markersize=6)
     axes.set(xlabel="probability stated", ylabel="share that came true", xlim=(0, 1), ylim=(0, 1.02))
     return _svg(figure, f"calibration: expected error {found.error:.4f}")
 
@@ -185,8 +185,8 @@ def histogram(groups: Mapping[str, np.ndarray], label: str, bounds: tuple[float,
     values = np.concatenate(list(groups.values()))
     low, high = bounds or (float(values.min()), float(values.max()) + 1e-9)
     edges = np.linspace(low, high, 26)
-    for (name, one), colour in zip(groups.items(), (_ONE, _TWO), strict=False):
-        axes.hist(one, edges, color=colour, alpha=0.6, label=name)
+    for (name, group), colour in zip(groups.items(), (_ONE, _TWO), strict=False):
+        axes.hist(group, edges, color=colour, alpha=0.6, label=name)
     axes.set(xlabel=label, ylabel="texts")
     if len(groups) > 1:
         axes.legend()

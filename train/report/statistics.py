@@ -34,27 +34,27 @@ def intervals(
     gives the same resamples.
     """
     training, names = TASKS[task], METRICS[task]
-    whole = measure(task, logits, targets, threshold=threshold)
+    overall = measure(task, logits, targets, threshold=threshold)
 
-    def as_whole(drawn: np.ndarray) -> Metrics:
-        return measure(task, logits[drawn], targets[drawn], threshold=threshold, undefined=np.nan)
+    def as_whole(indices: np.ndarray) -> Metrics:
+        return measure(task, logits[indices], targets[indices], threshold=threshold, undefined=np.nan)
 
     resampled = as_whole if training.resampling is None else training.resampling(logits, targets, threshold)
     strata = _collapsed(training.strata(targets))
     order, counts = np.argsort(strata, kind="stable"), np.bincount(strata)
-    first, sizes = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
+    starts, sizes = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
     generator = np.random.default_rng(seed)
     figures = np.empty((int(np.clip(_WORK // logits.size, _FEWEST, _RESAMPLES)), len(names)))
     for values in figures:
-        metrics = resampled(order[first + generator.integers(0, sizes)])
+        metrics = resampled(order[starts + generator.integers(0, sizes)])
         values[:] = [metrics[name] for name in names]
-    return {name: _bounds(values, whole[name]) for name, values in zip(names, figures.T, strict=True)}
+    return {name: _bounds(values, overall[name]) for name, values in zip(names, figures.T, strict=True)}
 
 
 def _bounds(values: Float[np.ndarray, " B"], figure: float) -> tuple[float, float]:
     """Return the interval of the middle 95% of the resampled values, widened to include the metric `figure` itself."""
-    known = values[~np.isnan(values)]
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (figure, figure)
+    defined = values[~np.isnan(values)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (figure, figure)
     return float(min(low, figure)), float(max(high, figure))
 
 
@@ -94,8 +94,8 @@ def calibration(
     stated, true = of_predictions(scores_of(logits.astype(np.float64), task), targets)
     bin_of = np.minimum((stated * bins).astype(int), bins - 1)
     counts = np.bincount(bin_of, minlength=bins)
-    some = np.maximum(counts, 1)
-    means = [np.bincount(bin_of, weights=values, minlength=bins) / some for values in (stated, true)]
+    divisors = np.maximum(counts, 1)
+    means = [np.bincount(bin_of, weights=values, minlength=bins) / divisors for values in (stated, true)]
     error = float((counts * np.abs(means[0] - means[1])).sum() / counts.sum())
     return Calibration(counts, means[0], means[1], error)
 

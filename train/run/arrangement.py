@@ -56,8 +56,8 @@ class Arrangement(NamedTuple):
     def graph_of(self, config: TrainConfig) -> nnx.GraphDef:
         """Return the network's graph with other options."""
         network = self.prepared.checkpoint.config
-        how: dict[str, Any] = settings(config, self.attention) | {"dtype": jnp.dtype(config.dtype)}
-        return nnx.split(nnx.eval_shape(lambda: SequenceClassifier(network, rngs=nnx.Rngs(0), **how)))[0]
+        arguments: dict[str, Any] = settings(config, self.attention) | {"dtype": jnp.dtype(config.dtype)}
+        return nnx.split(nnx.eval_shape(lambda: SequenceClassifier(network, rngs=nnx.Rngs(0), **arguments)))[0]
 
     def parameters(self, tensors: Any) -> nnx.State:
         """Return the parameters of a network that is built from these tensors, by name."""

@@ -38,10 +38,10 @@ class Checkpoints:
     def __init__(self, directory: Path, say: Callable[[str], None], *, smaller_is_better: bool = False):
         self._directory, self._say, self._smaller_is_better = directory, say, smaller_is_better
         # Only this process saves, so Orbax must not wait for the other processes.
-        alone = ocp.options.MultiprocessingOptions(
+        options = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="saves"
         )
-        self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
+        self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=options)
         self._pool = ThreadPoolExecutor(1, "bert_jax-checkpoints")
         self._saving: Future[None] | None = None
 
@@ -78,8 +78,8 @@ class Checkpoints:
         try:
             saving.result()
         except Exception as error:  # Orbax can raise any exception
-            known = (os.strerror(code) for code in _CANNOT_WRITE)
-            reason = next((text for text in known if text in str(error)), str(error).splitlines()[0])
+            system_errors = (os.strerror(code) for code in _CANNOT_WRITE)
+            reason = next((text for text in system_errors if text in str(error)), str(error).splitlines()[0])
             raise UserError(f"{self._directory}: cannot write a checkpoint: {reason}; those before it stand") from None
 
     def steps(self) -> list[int]:
@@ -119,17 +119,17 @@ class Checkpoints:
         return manifest["facts"], {name: np.asarray(array) for name, array in arrays.items()}
 
     def _write(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        place = self._directory / str(step)
+        directory = self._directory / str(step)
         self._directory.mkdir(exist_ok=True)
-        self._checkpointer.save(place.absolute(), arrays, force=True)
+        self._checkpointer.save(directory.absolute(), arrays, force=True)
         self._checkpointer.wait_until_finished()
-        files = sorted(path for path in place.rglob("*") if path.is_file())
-        for path in (*place.rglob("*"), place):
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        for path in (*directory.rglob("*"), directory):
             sync(path)
         manifest = {
             "facts": facts,
             "arrays": {name: (array.shape, str(array.dtype)) for name, array in arrays.items()},
-            "files": {str(path.relative_to(place)): sha256(path) for path in files},
+            "files": {str(path.relative_to(directory)): sha256(path) for path in files},
         }
         write_whole(self._manifest(step), json.dumps(manifest, indent=1).encode())
         self._remove_old()
@@ -164,9 +164,9 @@ def silence() -> Callable[[], None]:
     log, hook = logging.getLogger("absl"), sys.unraisablehook
     level = log.level
 
-    def report(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":  # from threads of TensorStore whose loop has ended
-            hook(found)
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # from threads of TensorStore whose loop has ended
+            hook(unraisable)
 
     def restore() -> None:
         log.setLevel(level)
@@ -186,10 +186,10 @@ def filled(template: Any, arrays: dict[str, np.ndarray]) -> Any:
     """Return a pytree like `template` with these leaves. Raises `ValueError` if names, shapes or dtypes differ."""
     paths, structure = jax.tree_util.tree_flatten_with_path(template)
     expected = {_name(path): (leaf.shape, str(leaf.dtype)) for path, leaf in paths}
-    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
-    if expected != found:
-        odd = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        raise ValueError(f"not of this network and optimizer: {', '.join(odd[:3])}")
+    actual = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    if expected != actual:
+        different = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
+        raise ValueError(f"not of this network and optimizer: {', '.join(different[:3])}")
     return jax.tree_util.tree_unflatten(structure, [arrays[_name(path)] for path, _ in paths])
 
 

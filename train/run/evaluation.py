@@ -31,8 +31,8 @@ class Evaluation:
 
     def on_dev(self, params: nnx.State) -> Measured:
         """Return the results on dev, with the threshold that `--threshold` asks for."""
-        asked = self._arranged.config.threshold
-        return self.on_split("dev", params, None if asked == BEST else float(asked or HALF))
+        threshold = self._arranged.config.threshold
+        return self.on_split("dev", params, None if threshold == BEST else float(threshold or HALF))
 
     def on_split(self, name: str, params: nnx.State, threshold: float | None) -> Measured:
         """Return the results of these parameters on a split.

@@ -40,7 +40,7 @@ def finish(
     prepared, out = arranged.prepared, arranged.config.run_directory
     task, labels = prepared.task, prepared.checkpoint.config.labels
     speed, clock, seconds = figures
-    results = {name: one.metrics for name, one in measured.items()}
+    results = {name: result.metrics for name, result in measured.items()}
     record = record | {
         "figures": {**speed.figures(), **clock.figures(), "total_seconds": seconds},
         "ended": {"step": progress.step, "waited": progress.waited},
@@ -57,11 +57,13 @@ def finish(
     if "threshold" in results["dev"]:
         facts["threshold"] = f"{results['dev']['threshold']:g}: the probability from which a label holds"
     with writing(out / REPORT), watchdog.long():
-        record["intervals"] = hosts.on_first(lambda: {name: one.intervals(task) for name, one in measured.items()})
+        record["intervals"] = hosts.on_first(
+            lambda: {name: result.intervals(task) for name, result in measured.items()}
+        )
         hosts.on_first(lambda: outcome.write(out, arranged.config, prepared, record, facts, measured))
     with writing(out / RECORD):  # last, because a run with results in run.json is finished
         hosts.on_first(lambda: write_json(out / RECORD, record))
     closing_table(console, task, labels, results, facts)
-    for name, one in measured.items():
-        if warning := absent(task, one.targets, one.metrics, labels):
+    for name, result in measured.items():
+        if warning := absent(task, result.targets, result.metrics, labels):
             console.print(f"on {name}: {warning}", soft_wrap=True)

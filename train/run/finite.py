@@ -56,15 +56,15 @@ def explain(
     some examples are not finite, the error names only these examples, because the other examples only shared rows or a
     sum with them.
     """
-    alone = [i for i in indices[:_ALONE] if not np.isfinite(answers(_tokens(prepared.data, i))).all()]
-    where = prepared.train.place(*sorted(prepared.lines[alone or indices].tolist()))
+    culprits = [i for i in indices[:_ALONE] if not np.isfinite(answers(_tokens(prepared.data, i))).all()]
+    place = prepared.train.place(*sorted(prepared.lines[culprits or indices].tolist()))
     value = f"the loss is {found.loss}" if not math.isfinite(found.loss) else f"the gradients' norm is {found.norm}"
     saved = f" (the run is saved at step {found.step - 1})" if found.step > 1 else ""
-    which = f"the model gives no finite answer to {where}" if alone else f"its examples are {where}"
-    some = 0 < len(alone) < len(indices)
-    remedy = "mend the model or leave these rows out" if some else "lower --learning-rate, or look at these rows"
+    cause = f"the model gives no finite answer to {place}" if culprits else f"its examples are {place}"
+    only_some = 0 < len(culprits) < len(indices)
+    remedy = "mend the model or leave these rows out" if only_some else "lower --learning-rate, or look at these rows"
     remedy += "" if dtype == "float32" else ", or use --dtype float32"
-    return UserError(f"{value} at step {found.step}, which was not taken{saved}; {which}; {remedy}")
+    return UserError(f"{value} at step {found.step}, which was not taken{saved}; {cause}; {remedy}")
 
 
 def _tokens(data: TokenSet, i: int) -> Tokens:

@@ -59,20 +59,22 @@ def run(
         clock = stack.enter_context(CompileClock())
         arranged = arrange(config, prepared, console)
         facts = record(config, prepared, arranged.batches, arranged.steps) | {"attention": arranged.kernel}
-        beating = stack.enter_context(watchdog or contextlib.nullcontext(Watchdog()))
-        first = hosts.on_first(
+        active_watchdog = stack.enter_context(watchdog or contextlib.nullcontext(Watchdog()))
+        directory = hosts.on_first(
             lambda: stack.enter_context(RunDirectory(config.run_directory, facts, restart=config.restart))
         )
-        checkpoints = first and stack.enter_context(
-            Checkpoints(first.path / CHECKPOINTS, console.print, smaller_is_better=prepared.metric in SMALLER_IS_BETTER)
+        checkpoints = directory and stack.enter_context(
+            Checkpoints(
+                directory.path / CHECKPOINTS, console.print, smaller_is_better=prepared.metric in SMALLER_IS_BETTER
+            )
         )
         stopping = stack.enter_context(signals or Interrupts())
         training = None
         try:
             with stopping.aside(leave):
-                training = Training(arranged, console, clock, checkpoints, stopping, beating)
+                training = Training(arranged, console, clock, checkpoints, stopping, active_watchdog)
                 memory.preflight(config, arranged.batches_of, arranged.graph_of, training.trainer, arranged.batches)
-            training.train(first and first.earlier)
+            training.train(directory and directory.earlier)
             measured = training.evaluate_best()
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not memory.is_lack(error):
@@ -81,8 +83,8 @@ def run(
             raise memory.explain(
                 config, arranged.batches_of, arranged.graph_of, trainer, arranged.batches, memory.limit()
             ) from None
-        finish(arranged, console, facts, training.figures(), training.progress, measured, beating)
-    return {name: one.metrics for name, one in measured.items()}
+        finish(arranged, console, facts, training.figures(), training.progress, measured, active_watchdog)
+    return {name: result.metrics for name, result in measured.items()}
 
 
 class Training:
@@ -171,12 +173,12 @@ class Training:
 
         Raises `Stopped`, after the current step is saved, if the run has been asked to stop.
         """
-        progress, each = self.progress, self._arranged.batches.steps_per_epoch
+        progress, steps_per_epoch = self.progress, self._arranged.batches.steps_per_epoch
         patience = self._arranged.config.patience or math.inf
         try:
             self._stopping.check_all()
             while True:
-                if progress.step % each == 0 and progress.evaluated < progress.step:
+                if progress.step % steps_per_epoch == 0 and progress.evaluated < progress.step:
                     self._evaluate_epoch()
                 if progress.step >= self._arranged.steps or progress.waited >= patience:
                     break
@@ -194,13 +196,14 @@ class Training:
         """
         step, alone = self.progress.step, jax.process_count() == 1
         urgent = alone and (self._stopping.asked or self._saving.is_due)
-        ends = step % self._arranged.batches.steps_per_epoch == 0
-        if not (ends or urgent or self._stepping.unread >= LOG_EVERY):
+        ends_epoch = step % self._arranged.batches.steps_per_epoch == 0
+        if not (ends_epoch or urgent or self._stepping.unread >= LOG_EVERY):
             return
-        self._stepping.read_metrics(all=bool(ends or urgent))
+        self._stepping.read_metrics(all=bool(ends_epoch or urgent))
         self._saving.check()
         self._stopping.check_all()
-        if not ends and hosts.largest(self._saving.is_due):  # at the end of an epoch, the save follows the evaluation
+        # At the end of an epoch, the save follows the evaluation.
+        if not ends_epoch and hosts.largest(self._saving.is_due):
             self._save()
 
     def _save(self) -> None:
@@ -217,8 +220,8 @@ class Training:
     def _save_before(self, stopped: Stopped) -> None:
         """Save the current step, and print that the run was stopped there."""
         self._save_and_wait()
-        where = f"saved at step {self._saving.step}" if self._saving.step else "no step was done"
-        self._console.print(f"{stopped}: {where}; the same again goes on from there")
+        outcome = f"saved at step {self._saving.step}" if self._saving.step else "no step was done"
+        self._console.print(f"{stopped}: {outcome}; the same again goes on from there")
 
     def _rescue(self, number: int, late: bool) -> None:
         """Save the run and end the process, from another thread, while the main thread compiles or evaluates.
@@ -250,8 +253,8 @@ class Training:
         self._log.write(step=progress.step, epoch=epoch, split="dev", **dev.metrics)
         if hosts.largest(self._saving.is_due):
             self._save()
-        words = in_words(self._arranged.prepared.task, dev.metrics) + ("  (best so far)" if is_best else "")
-        self._console.print(f"epoch {epoch}/{config.epochs}  dev {words}", soft_wrap=True)
+        summary = in_words(self._arranged.prepared.task, dev.metrics) + ("  (best so far)" if is_best else "")
+        self._console.print(f"epoch {epoch}/{config.epochs}  dev {summary}", soft_wrap=True)
         if config.patience is not None and progress.waited >= config.patience and progress.step < self._arranged.steps:
             self._console.print(f"stopped  {progress.waited} epochs without a better {metric} (--patience)")
         self._stepping.speed.restart()

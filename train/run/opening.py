@@ -46,15 +46,15 @@ def open_run(config: TrainConfig, tables: Mapping[str, Any] | None = None) -> Op
     if config.tensorboard:
         extras.check("tensorboard", "--tensorboard")
     before = None if config.inspect else _earlier(config)
-    over = before is not None and is_finished(before)
+    finished = before is not None and is_finished(before)
     several = config.distributed or config.process_id  # only the first of several processes writes
-    if not (config.inspect or several or over):
+    if not (config.inspect or several or finished):
         check_writable(config.run_directory)
     prepared = prepare(config, tables)
     if before is None:
         return Opening(prepared)
     refuse_others(config.run_directory, before, identity(config, prepared))
-    return Opening(prepared, _finished(config, before), before[SCORES]) if over else Opening(prepared)
+    return Opening(prepared, _finished(config, before), before[SCORES]) if finished else Opening(prepared)
 
 
 def check_writable(out: Path) -> None:
@@ -75,7 +75,7 @@ def identity(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
     each split. `data` has the SHA-256 of each file of each split.
     """
     start = prepared.checkpoint
-    splits = {"train": prepared.train, **{name: one.split for name, one in prepared.evaluated.items()}}
+    splits = {"train": prepared.train, **{name: evaluated.split for name, evaluated in prepared.evaluated.items()}}
     files = [text for name in sorted(start.files) for text in (name, hashlib.sha256(start.files[name]).hexdigest())]
     return {
         "config": {**_options(config), "long_texts": start.metadata["long_texts"]},
@@ -97,14 +97,14 @@ def refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
     those that may change (`TrainConfig`). The contents must be the same, whatever their location, and so must the task
     and the labels. A run that has taken more steps than `now` has in all its epochs is refused, too.
     """
-    wanted = json.loads(json.dumps(now["config"]))
-    if different := _options_that_differ(before["config"], wanted):
-        said = "; ".join(different)
-        raise UserError(f"{out}: the run there has {said}; choose another --out, or --restart starts over")
-    most = wanted["epochs"] * _steps_an_epoch(before)
-    if (step := _steps_taken(out, before)) > most:
+    options = json.loads(json.dumps(now["config"]))
+    if different := _options_that_differ(before["config"], options):
+        differences = "; ".join(different)
+        raise UserError(f"{out}: the run there has {differences}; choose another --out, or --restart starts over")
+    last_step = options["epochs"] * _steps_an_epoch(before)
+    if (step := _steps_taken(out, before)) > last_step:
         raise UserError(
-            f"{out}: the run there is at step {step}, and --epochs {wanted['epochs']} ends at {most}; "
+            f"{out}: the run there is at step {step}, and --epochs {options['epochs']} ends at {last_step}; "
             "give more epochs, choose another --out, or --restart starts over"
         )
     if "contents" not in now:
@@ -112,10 +112,14 @@ def refuse_others(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
     if "contents" not in before:
         reason = "is of an older version, and what it read is not known"
         raise UserError(f"{out}: the run there {reason}; choose another --out, or --restart starts over")
-    one, other = before["contents"], now["contents"]
-    if others := [_which(name, before, now) for name in {**one, **other} if one.get(name) != other.get(name)]:
+    old_contents, new_contents = before["contents"], now["contents"]
+    if changed := [
+        _which(name, before, now)
+        for name in {**old_contents, **new_contents}
+        if old_contents.get(name) != new_contents.get(name)
+    ]:
         raise UserError(
-            f"{out}: the run there had other contents of {' and '.join(others)}; choose another --out or --restart"
+            f"{out}: the run there had other contents of {' and '.join(changed)}; choose another --out or --restart"
         )
     for name in ("task", "labels"):
         if before[name] != now[name]:
@@ -133,9 +137,9 @@ def _which(content: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> s
     if not (isinstance(old, dict) and isinstance(new, dict)) or len(old) == len(new) == 1:
         return content  # records of older versions do not say which split a file belongs to
     old, new = ({Path(path).name: digest for path, digest in files.items()} for files in (old, new))
-    words = {name: "added" if name not in old else "changed" for name in new if old.get(name) != new[name]}
-    words |= {name: "removed" for name in old if name not in new}
-    files = some([f"{name} {word}" for name, word in sorted(words.items())], _NAMED)
+    changes = {name: "added" if name not in old else "changed" for name in new if old.get(name) != new[name]}
+    changes |= {name: "removed" for name in old if name not in new}
+    files = some([f"{name} {change}" for name, change in sorted(changes.items())], _NAMED)
     return f"the data ({split}: {files or 'the same files in another order'})"
 
 
@@ -145,9 +149,11 @@ def _options_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     An option that is missing in the record of an older version counts as its default. An option that this version does
     not have, such as one of a newer version, counts as different unless its value is None.
     """
-    kept = {one.name: one.default for one in dataclasses.fields(TrainConfig) if not one.metadata["may_change"]}
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(TrainConfig) if not field.metadata["may_change"]
+    }
     unknown = set(before) - set(now)
-    pairs = {name: (before.get(name, json.loads(json.dumps(default))), now[name]) for name, default in kept.items()}
+    pairs = {name: (before.get(name, json.loads(json.dumps(default))), now[name]) for name, default in defaults.items()}
     pairs |= {name: (before[name], None) for name in unknown}
     return [f"{flag(name)} {old}, now {new}" for name, (old, new) in sorted(pairs.items()) if old != new]
 

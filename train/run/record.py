@@ -38,10 +38,10 @@ def describe(batches: Batches, layout: Layout) -> str:
         text += f"\ndevices  {layout.shards} x {layout.mesh.shape['model']} (data x model)"
     few, more = divmod(batches.batch_size, parts)
     if more:
-        what = "devices" if parts == layout.mesh.size else "parts"
+        unit = "devices" if parts == layout.mesh.size else "parts"
         even = f"{few * parts} or {(few + 1) * parts} would" if few else f"{parts} would"
         text += (
-            f"\npadded   {batches.batch_size} examples over {parts} {what}: "
+            f"\npadded   {batches.batch_size} examples over {parts} {unit}: "
             f"{more} have {few + 1}, {parts - more} have {few} ({even} divide evenly)"
         )
     return text
@@ -53,9 +53,9 @@ def save_best(directory: Path, start: Checkpoint, params: nnx.State, dev: Metric
     If the metrics on dev have a threshold, it is stored in the checkpoint's metadata.
     """
     tensors = {name: np.asarray(array) for name, array in named_arrays(params).items()}
-    said = {name: str(dev[name]) for name in ("threshold",) if name in dev}
+    threshold = {name: str(dev[name]) for name in ("threshold",) if name in dev}
     with writing(directory), new_directory(directory, overwrite=True) as scratch:
-        checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, {**start.metadata, **said}))
+        checkpoint.write(scratch, Checkpoint(start.config, tensors, start.files, {**start.metadata, **threshold}))
 
 
 def saved_best(directory: Path, network: BertConfig) -> dict[str, np.ndarray]:

@@ -69,20 +69,20 @@ class RunDirectory:
         self._lock.close()  # closing the file releases the lock, as the end of the process would
 
     def _begin(self, record: dict[str, Any], restart: bool) -> None:
-        run = self.path / RECORD
-        before = read_json(run) if run.is_file() and not restart else {}
+        record_path = self.path / RECORD
+        before = read_json(record_path) if record_path.is_file() and not restart else {}
         if before and not before.get(CLEARING):
             refuse_others(self.path, before, record)
             self.earlier = before
-            for left in self.path.glob(f".{BEST}.partial-*"):  # by a process that was killed as it wrote the model
-                shutil.rmtree(left, ignore_errors=True)
+            for partial in self.path.glob(f".{BEST}.partial-*"):  # by a process that was killed as it wrote the model
+                shutil.rmtree(partial, ignore_errors=True)
         else:
             # If the process is killed here, the next run starts over, and never resumes old files under the new record.
-            write_json(run, record | {CLEARING: True})
+            write_json(record_path, record | {CLEARING: True})
             for path in self.path.iterdir():
-                if path.name not in (LOCK, run.name):
+                if path.name not in (LOCK, record_path.name):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        write_json(run, record)
+        write_json(record_path, record)
 
 
 class MetricsLog:

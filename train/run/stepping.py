@@ -84,8 +84,8 @@ class Stepping:
         if not ready:
             return
         windows = []
-        for first, count, metrics in ready:
-            windows.append((first, count, self._trainer.metrics(metrics)))
+        for step, count, metrics in ready:
+            windows.append((step, count, self._trainer.metrics(metrics)))
             self._watchdog.beat()
         self._watchdog.lap()
         self._pending = [] if all else self._pending[-1:]

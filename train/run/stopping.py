@@ -158,14 +158,14 @@ class Signals(Interrupts):
         first, since = 0, 0.0
         while True:
             if select.select([self._read], [], [], LOOKS if first else None)[0]:
-                found = os.read(self._read, 1)
-                if not found:
+                received = os.read(self._read, 1)
+                if not received:
                     return
-                if found[0] not in self._before:
+                if received[0] not in self._before:
                     continue
                 if first:
-                    os._exit(128 + found[0])
-                first, since = found[0], time.monotonic()
+                    os._exit(128 + received[0])
+                first, since = received[0], time.monotonic()
                 self._note(first, None)
             threading.Thread(target=self._try, args=(first, time.monotonic() - since > PATIENCE), daemon=True).start()
 

@@ -119,9 +119,9 @@ class Batches:
             flat = plan.examples[:, :, shard].reshape(-1)
             sets.append(self.data.only(flat, len(flat) * longest))
         window, micro, count, slots = plan.examples.shape
-        here = np.arange(window * micro * slots, dtype=np.int32).reshape(window, micro, 1, slots)
+        indices = np.arange(window * micro * slots, dtype=np.int32).reshape(window, micro, 1, slots)
         data = TokenSet(*(np.stack(arrays) for arrays in zip(*sets, strict=True)))
-        return data, Plan(np.broadcast_to(here, (window, micro, count, slots)), plan.places)
+        return data, Plan(np.broadcast_to(indices, (window, micro, count, slots)), plan.places)
 
     def computed(self, num_rows: int) -> tuple[int, int]:
         """Return the number of rows of a whole step, and the tokens in a row, if each shard has `num_rows` rows."""

@@ -58,9 +58,11 @@ class Evaluator:
         with self._layout.context():
             dealt = deal(batches, self._layout.shards)
             placed = ((self._layout.put(rows, P("data")), members) for rows, members in dealt)
-            for members, found in late(lambda rows: self._apply(params, rows), placed, IN_FLIGHT):
-                for part, here in zip(members, found.reshape(len(members), -1, self._num_labels), strict=True):
-                    logits[part] = here[: len(part)]
+            for members, outputs in late(lambda rows: self._apply(params, rows), placed, IN_FLIGHT):
+                for indices, shard_logits in zip(
+                    members, outputs.reshape(len(members), -1, self._num_labels), strict=True
+                ):
+                    logits[indices] = shard_logits[: len(indices)]
                 between()
         return logits if owners is None else pooled(logits, owners)
 
@@ -71,10 +73,10 @@ def deal(batches: Iterator[tuple[Rows, list[int]]], shards: int) -> Iterator[_De
     The examples are one list of indices for each shard. `first_tokens` has a leading axis of shards. If there are fewer
     batches than shards, the last shards have only padding and no example.
     """
-    for _, alike in itertools.groupby(batches, key=lambda batch: batch[0].input_ids.shape):
-        while group := list(itertools.islice(alike, shards)):
-            nothing = Rows(*(np.zeros_like(array) for array in group[0][0])), []
-            group += [nothing] * (shards - len(group))
-            *tokens, first = zip(*(rows for rows, _ in group), strict=True)
+    for _, same_shape in itertools.groupby(batches, key=lambda batch: batch[0].input_ids.shape):
+        while group := list(itertools.islice(same_shape, shards)):
+            padding = Rows(*(np.zeros_like(array) for array in group[0][0])), []
+            group += [padding] * (shards - len(group))
+            *tokens, first_tokens = zip(*(rows for rows, _ in group), strict=True)
             ids, types, positions, segments = map(np.concatenate, tokens)
-            yield Rows(ids, types, positions, segments, np.stack(first)), [members for _, members in group]
+            yield Rows(ids, types, positions, segments, np.stack(first_tokens)), [members for _, members in group]

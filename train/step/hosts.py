@@ -38,9 +38,9 @@ def join(config: TrainConfig) -> None:
     """
     if config.coordinator is None and not config.distributed:
         return
-    where, begun = {}, time.monotonic()
+    arguments, begun = {}, time.monotonic()
     if config.coordinator is not None:
-        where = {
+        arguments = {
             "coordinator_address": config.coordinator,
             "num_processes": config.num_processes,
             "process_id": config.process_id,
@@ -48,12 +48,12 @@ def join(config: TrainConfig) -> None:
             "coordinator_bind_address": config.coordinator if config.process_id == 0 else None,
         }
         _check_address(config.coordinator, listens=config.process_id == 0, seconds=config.join_timeout)
-    late = threading.Timer(max(0.0, config.join_timeout - (time.monotonic() - begun)), _nobody_came, [config])
-    late.daemon = True
-    late.start()
+    timer = threading.Timer(max(0.0, config.join_timeout - (time.monotonic() - begun)), _nobody_came, [config])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
-            **where,
+            **arguments,
             initialization_timeout=config.join_timeout + 600,  # after our timer, because JAX aborts the process
             heartbeat_timeout_seconds=HEARTBEAT,
         )
@@ -66,7 +66,7 @@ def join(config: TrainConfig) -> None:
             ) from None
         raise UserError(f"--coordinator {config.coordinator}: cannot meet the other processes: {reason}") from None
     finally:
-        late.cancel()
+        timer.cancel()
 
 
 def leave(error: Exception) -> None:
@@ -101,8 +101,8 @@ def agree(config: TrainConfig, prepared: Prepared) -> None:
     """
     if jax.process_count() == 1:
         return
-    options = {one.name: getattr(config, one.name) for one in fields(config) if not one.metadata["may_differ"]}
-    tokens = [array for part in prepared.evaluated.values() for each in part.examples for array in each[:2]]
+    options = {field.name: getattr(config, field.name) for field in fields(config) if not field.metadata["may_differ"]}
+    tokens = [array for part in prepared.evaluated.values() for example in part.examples for array in example[:2]]
     labels = [part.targets for part in prepared.evaluated.values()]
     parts = {
         "options": [np.frombuffer(json.dumps(options, default=str).encode(), np.uint8)],
@@ -111,9 +111,11 @@ def agree(config: TrainConfig, prepared: Prepared) -> None:
         "data": [*prepared.data, *tokens, *labels],
     }
     digests = np.stack([_digest(arrays) for arrays in parts.values()])
-    found = np.asarray(multihost_utils.process_allgather(digests))
-    for number, theirs in enumerate(found):
-        if different := [name for name, a, b in zip(parts, found[0], theirs, strict=True) if (a != b).any()]:
+    gathered = np.asarray(multihost_utils.process_allgather(digests))
+    for number, process_digests in enumerate(gathered):
+        if different := [
+            name for name, a, b in zip(parts, gathered[0], process_digests, strict=True) if (a != b).any()
+        ]:
             raise UserError(
                 f"process {number} has other {' and '.join(different)} than process 0; "
                 "start all with the same options and files"
@@ -182,10 +184,10 @@ def _check_address(address: str, *, listens: bool, seconds: float) -> None:
     false, another process must answer there within `seconds`; otherwise JAX would abort.
     """
     host, _, port = address.rpartition(":")
-    where = host.strip("[]"), int(port)
+    endpoint = host.strip("[]"), int(port)
     end = time.monotonic() + seconds
     try:
-        family, _, _, _, found = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, socket_address = socket.getaddrinfo(*endpoint, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--coordinator {address}: no such host ({reason})") from None
@@ -193,7 +195,7 @@ def _check_address(address: str, *, listens: bool, seconds: float) -> None:
         with socket.socket(family) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                trial.bind(found)
+                trial.bind(socket_address)
                 trial.listen()
             except OSError as error:
                 raise UserError(
@@ -203,7 +205,7 @@ def _check_address(address: str, *, listens: bool, seconds: float) -> None:
         return
     while True:
         try:
-            socket.create_connection(where, timeout=max(0.1, min(5.0, end - time.monotonic()))).close()
+            socket.create_connection(endpoint, timeout=max(0.1, min(5.0, end - time.monotonic()))).close()
         except OSError as error:
             if time.monotonic() >= end:
                 raise UserError(
@@ -216,10 +218,10 @@ def _check_address(address: str, *, listens: bool, seconds: float) -> None:
 
 
 def _nobody_came(config: TrainConfig) -> None:
-    where = f"--coordinator {config.coordinator}" if config.coordinator else "--distributed"
+    option = f"--coordinator {config.coordinator}" if config.coordinator else "--distributed"
     expected = f"all {config.num_processes}" if config.num_processes else "all"
     print(
-        f"error: {where}: not {expected} processes came within {config.join_timeout} s; "
+        f"error: {option}: not {expected} processes came within {config.join_timeout} s; "
         "are all started, with these options? --join-timeout says how long to wait",
         file=sys.stderr,
         flush=True,
@@ -228,8 +230,8 @@ def _nobody_came(config: TrainConfig) -> None:
 
 
 def _digest(arrays: list[Any]) -> np.ndarray:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.shape}{array.dtype}".encode())
-        found.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return np.frombuffer(found.digest(), np.uint8)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -160,5 +160,5 @@ def state_shardings(layout: Layout, optimizer: optax.GradientTransformation, par
         moments,
         transform_non_params=lambda _: layout.everywhere(),
     )
-    whole = _shardings(layout, params, layout.shards if layout.shard_parameters else 1)
-    return State(whole, opt_state, cast(Any, layout.everywhere()))
+    parameters = _shardings(layout, params, layout.shards if layout.shard_parameters else 1)
+    return State(parameters, opt_state, cast(Any, layout.everywhere()))

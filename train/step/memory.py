@@ -58,8 +58,8 @@ def limit() -> int:
     pages, resident = map(int, Path("/proc/self/statm").read_text().split()[:2])
     page = os.sysconf("SC_PAGE_SIZE")
     bounds = [physical_memory() - resident * page]
-    if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
-        bounds.append(most - pages * page)
+    if (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        bounds.append(address_space - pages * page)
     return min(bounds) + own
 
 
@@ -69,8 +69,8 @@ def fits(data: TokenSet) -> bool:
     It may if it needs at most an eighth of the device's memory and has fewer than 2^31 tokens.
     """
     device = jax.local_devices()[0]
-    there = (device.memory_stats() or {}).get("bytes_limit", physical_memory())
-    return data.indexable and data.nbytes <= there // 8
+    capacity = (device.memory_stats() or {}).get("bytes_limit", physical_memory())
+    return data.indexable and data.nbytes <= capacity // 8
 
 
 def is_lack(error: BaseException) -> bool:
@@ -90,9 +90,9 @@ def preflight(config: TrainConfig, make: Make, graph: Graph, trainer: Trainer, b
     """
     if jax.process_count() > 1 or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
-    there = limit()
-    if rough(trainer, batches) > _LARGE * there and sum(needs(trainer, batches)) > there:
-        raise explain(config, make, graph, trainer, batches, there)
+    available = limit()
+    if rough(trainer, batches) > _LARGE * available and sum(needs(trainer, batches)) > available:
+        raise explain(config, make, graph, trainer, batches, available)
 
 
 def rough(trainer: Trainer, batches: Batches) -> int:
@@ -116,11 +116,11 @@ def needs(trainer: Trainer, batches: Batches, graphdef: nnx.GraphDef | None = No
     """
     layout = trainer.layout
     if layout.pmap:  # each device runs the program of a single device
-        alone = jax.make_mesh(
+        mesh = jax.make_mesh(
             (1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
         )
-        layout = Layout(alone)
-    same = trainer.like(layout, batches.shapes.row_length, graphdef)
+        layout = Layout(mesh)
+    step_trainer = trainer.like(layout, batches.shapes.row_length, graphdef)
 
     def whole(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.everywhere())
@@ -128,25 +128,25 @@ def needs(trainer: Trainer, batches: Batches, graphdef: nnx.GraphDef | None = No
     def laid(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    state = jax.tree.map(laid, jax.eval_shape(same.first_state, same.params), same.shardings)
+    state = jax.tree.map(laid, jax.eval_shape(step_trainer.first_state, step_trainer.params), step_trainer.shardings)
     plan, _ = batches.plan(0)
     data = batches.data
     if not fits(data):
-        sets, plan = batches.streamed(plan, [0])
-        data = TokenSet(*(array[0] for array in sets))
+        shard_data, plan = batches.streamed(plan, [0])
+        data = TokenSet(*(array[0] for array in shard_data))
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((*x.shape[:2], layout.shards, x.shape[3]), x.dtype, sharding=layout.of_plan()),
         plan,
     )
     arrays = jax.tree.map(lambda x: whole(x.shape, x.dtype), data)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    program: Any = same.program(batches.shapes.row_counts[-1])
-    with same.context():
+    program: Any = step_trainer.program(batches.shapes.row_counts[-1])
+    with step_trainer.context():
         compiled = program.lower(state, arrays, placed, whole((2,), np.int32), whole((), key.dtype)).compile()
-    found = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     sharing = len(trainer.layout.own_shards) if jax.default_backend() == "cpu" else 1
-    fixed = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return Needs(sharing * fixed, sharing * found.temp_size_in_bytes)
+    fixed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return Needs(sharing * fixed, sharing * analysis.temp_size_in_bytes)
 
 
 def explain(
@@ -177,25 +177,25 @@ def explain(
         return UserError(f"{text}; close what else uses it{also}")
     remedies = []
 
-    def tried(said: str, changed: TrainConfig, data: TokenSet, network: nnx.GraphDef | None = None) -> bool:
+    def tried(remedy: str, changed: TrainConfig, data: TokenSet, network: nnx.GraphDef | None = None) -> bool:
         with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):  # the compiler needs memory, too
             if sum(needs(trainer, make(changed, data), network)) <= room:
-                remedies.append(said)
+                remedies.append(remedy)
                 return True
         return False
 
-    for name, why in (("accumulate", " (the same steps, computed in parts)"), ("batch_size", ""), ("max_length", "")):
+    for name, note in (("accumulate", " (the same steps, computed in parts)"), ("batch_size", ""), ("max_length", "")):
         for value in _candidates(config, name, share):
             changed, data = dataclasses.replace(config, **{name: value}), batches.data
             if name == "max_length":
                 data = data._replace(lengths=np.minimum(data.lengths, value))
-            if tried(f"--{name.replace('_', '-')} {value}{why}", changed, data):
+            if tried(f"--{name.replace('_', '-')} {value}{note}", changed, data):
                 break
     twice, half = "--remat (layers computed twice)", "--dtype bfloat16"
-    for name, value, said in (("remat", True, twice), ("dtype", "bfloat16", half)):
+    for name, value, remedy in (("remat", True, twice), ("dtype", "bfloat16", half)):
         changed = dataclasses.replace(config, **{name: value})
         if changed != config:
-            tried(said, changed, batches.data, graph(changed))
+            tried(remedy, changed, batches.data, graph(changed))
     return UserError(
         f"{text}; what fits: {', or '.join(remedies)}"
         if remedies

@@ -16,8 +16,8 @@ from . import hosts
 def settings(config: TrainConfig, attention: str) -> dict[str, Any]:
     """Return the arguments of the network that set how it computes. All processes agreed on `attention`."""
     frozen = config.freeze_layers if config.freeze_layers or config.freeze_embeddings else None
-    how = {"dtype": config.dtype, "precision": config.precision, "attention": attention}
-    return how | {"remat": config.remat, "frozen": frozen}
+    arguments = {"dtype": config.dtype, "precision": config.precision, "attention": attention}
+    return arguments | {"remat": config.remat, "frozen": frozen}
 
 
 def agreed_attention(name: str, console: Console) -> str:
@@ -28,10 +28,10 @@ def agreed_attention(name: str, console: Console) -> str:
     kernel = fused_here()
     if name != "auto" or kernel is None:
         return name
-    here = agrees(kernel)
-    if hosts.everyone(here):
+    accepted = agrees(kernel)
+    if hosts.everyone(accepted):
         return name
-    if here:
+    if accepted:
         console.print("attention plain, because the fused kernel was refused on another process")
     return "plain"
 

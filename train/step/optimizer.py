@@ -87,9 +87,11 @@ def _by_depth(layer_decay: float, frozen: int | None) -> optax.GradientTransform
         depths = [depth_of(name_of(path)) for path, _ in flat]
         top = 1 + max(depth for depth in depths if depth < math.inf)
         below = [top - min(depth, top) for depth in depths]
-        stays = [frozen is not None and depth <= frozen for depth in depths]
-        factors = [0.0 if here else layer_decay**down for here, down in zip(stays, below, strict=True)]
-        both = zip(flat, factors, strict=True)
-        return nnx.from_flat_state([(path, one.replace(one.get_value() * factor)) for (path, one), factor in both])
+        fixed = [frozen is not None and depth <= frozen for depth in depths]
+        factors = [0.0 if is_frozen else layer_decay**down for is_frozen, down in zip(fixed, below, strict=True)]
+        pairs = zip(flat, factors, strict=True)
+        return nnx.from_flat_state(
+            [(path, variable.replace(variable.get_value() * factor)) for (path, variable), factor in pairs]
+        )
 
     return optax.stateless(scaled)

@@ -38,8 +38,8 @@ def fewest_rows(counts: Counter[int], scale: float = 1.0, window: int = 1) -> tu
         least, j = min(options)
         cost.append(least)
         choice.append(j)
-    kept, i = [], len(needs)
+    row_counts, i = [], len(needs)
     while i:
-        kept.append(needs[i - 1])
+        row_counts.append(needs[i - 1])
         i = choice[i]
-    return tuple(reversed(kept)), cost[-1]
+    return tuple(reversed(row_counts)), cost[-1]

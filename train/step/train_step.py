@@ -85,8 +85,8 @@ def train_steps(
 
         def part_of(sums: Any, numbered: tuple[Int[Array, ""], Plan]) -> tuple[Any, None]:
             number, part = numbered
-            found = jax.value_and_grad(loss_of)(state.params, part, jax.random.fold_in(key, number))
-            return jax.tree.map(jnp.add, sums, found), None
+            loss_and_grads = jax.value_and_grad(loss_of)(state.params, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, sums, loss_and_grads), None
 
         micro = plan.examples.shape[0]
         if micro == 1:
@@ -127,14 +127,14 @@ def train_steps(
 
         def body(carry: _Carry) -> _Carry:
             i, state, metrics = carry
-            here = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), plan)
-            state, values = step(state, data, here, jnp.bool_(True), key)
+            step_plan = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), plan)
+            state, values = step(state, data, step_plan, jnp.bool_(True), key)
             return i + 1, state, jax.tree.map(lambda all, one: all.at[i].set(one), metrics, values)
 
         def one(state: State, numbered: tuple[Int[Array, ""], Plan]) -> tuple[State, StepMetrics]:
-            i, here = numbered
+            i, step_plan = numbered
             its_turn = (i < count) & (state.step == first + i)
-            state, values = step(state, data, here, its_turn, key)
+            state, values = step(state, data, step_plan, its_turn, key)
             return state, jax.tree.map(lambda value: jnp.where(its_turn, value, 0), values)
 
         if scan is not None:

@@ -110,7 +110,7 @@ class Trainer:
             )
             if self.layout.pmap:
                 steps = make(axis="data")
-                made = jax.pmap(
+                compiled = jax.pmap(
                     lambda state, data, plan, which, words: steps(
                         state, data, plan, which, jax.random.wrap_key_data(words)
                     ),
@@ -119,9 +119,11 @@ class Trainer:
                     devices=list(self.layout.mesh.devices.flat),
                 )
             else:
-                out = self.shardings, self.layout.everywhere()
-                made = jax.jit(make(), donate_argnums=0, out_shardings=out, compiler_options=compiler_options())
-            self.compiled[num_rows] = made
+                shardings = self.shardings, self.layout.everywhere()
+                compiled = jax.jit(
+                    make(), donate_argnums=0, out_shardings=shardings, compiler_options=compiler_options()
+                )
+            self.compiled[num_rows] = compiled
         return self.compiled[num_rows]
 
     def context(self) -> contextlib.AbstractContextManager:

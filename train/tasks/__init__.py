@@ -26,7 +26,7 @@ TASKS: dict[str, TrainingTask] = {
 
 def task_of(sample: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """Return the name of the task that the label columns of a few records suggest, or else of the default task."""
-    return next((name for name, one in TASKS.items() if one.suggested(sample, columns)), DEFAULT)
+    return next((name for name, training in TASKS.items() if training.suggested(sample, columns)), DEFAULT)
 
 
 def label_of(task: str | None, record: dict[str, Any], columns: Sequence[str], separator: str) -> Any:

@@ -41,8 +41,9 @@ def warnings(names: Sequence[str], counts: Mapping[str, Shaped[np.ndarray, " C"]
 
     `total` is the number of training texts.
     """
-    for split, each in counts.items():  # scores on a split without an example of a class say nothing of the class
-        if lacking := [name for name, count in zip(names, each, strict=True) if not count]:
+    # Scores on a split without an example of a class say nothing of the class.
+    for split, split_counts in counts.items():
+        if lacking := [name for name, count in zip(names, split_counts, strict=True) if not count]:
             yield f"{split} has no example of {some(lacking, _SHOWN)}"
     if alike := _alike(names):
         yield f"labels differ only in case or spaces: {', '.join(map(repr, alike))}; are they the same?"
@@ -64,7 +65,7 @@ def absent(remark: str, names: Sequence[str]) -> str:
 def _alike(names: Sequence[str]) -> list[str]:
     """Return the names that differ from another name only in case or spaces."""
     folded = [" ".join(name.split()).casefold() for name in names]
-    return [name for name, one in zip(names, folded, strict=True) if folded.count(one) > 1]
+    return [name for name, key in zip(names, folded, strict=True) if folded.count(key) > 1]
 
 
 def _number(name: str) -> float | None:
@@ -83,4 +84,4 @@ def _same_number(names: Sequence[str]) -> list[str]:
     """Return the names that spell the same number as another name."""
     numbers = list(map(_number, names))
     counts = Counter(numbers)
-    return [name for name, one in zip(names, numbers, strict=True) if one is not None and counts[one] > 1]
+    return [name for name, number in zip(names, numbers, strict=True) if number is not None and counts[number] > 1]

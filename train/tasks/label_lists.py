@@ -65,19 +65,19 @@ def vector_length(data: Data) -> int:
         return 0
     bits = all(bit(part) is not None for _, row in rows for part in row.label)
     lengths = sorted({len(row.label) for _, row in rows})
-    repeats = next((one for one in rows if _repeats_a_number(one[1].label)), None)
-    fractions = next((one for one in rows if any(isinstance(part, float) for part in one[1].label)), None)
-    both = "a list with 0 or 1 for each label, or a list of the labels that hold"
+    repeats = next((entry for entry in rows if _repeats_a_number(entry[1].label)), None)
+    fractions = next((entry for entry in rows if any(isinstance(part, float) for part in entry[1].label)), None)
+    expected = "a list with 0 or 1 for each label, or a list of the labels that hold"
     if bits and len(lengths) == 1 and lengths[0] and (repeats or fractions):
         return lengths[0]
     if strange := repeats or fractions:
         split, row = strange
-        raise UserError(f"{split.place(row.number)}: label is {shown(list(row.label))}; expected {both}")
+        raise UserError(f"{split.place(row.number)}: label is {shown(list(row.label))}; expected {expected}")
     vectors = bits and not any(isinstance(part, str) for _, row in rows for part in row.label)
     if vectors and len(lengths) == 1 and lengths[0]:
         split, row = rows[0]
         raise UserError(
-            f"{split.place(row.number)}: label is {shown(list(row.label))}, which can be {both}; "
+            f"{split.place(row.number)}: label is {shown(list(row.label))}, which can be {expected}; "
             "write names in place of numbers, or 0.0 and 1.0 for the first"
         )
     return 0

@@ -63,16 +63,16 @@ def as_named(data: Data, names: Sequence[str]) -> Data:
         return data
     shared = _shared(data, names)
     if not shared:
-        theirs = _source_names(data)
-        if names and len(names) != len(theirs):
-            where = next(split.path for split in data.splits.values() if split.names == theirs)
+        source_names = _source_names(data)
+        if names and len(names) != len(source_names):
+            path = next(split.path for split in data.splits.values() if split.names == source_names)
             raise UserError(
-                f"{where}: its {len(theirs)} labels are {', '.join(theirs[:20])}; expected {', '.join(names[:20])}; "
-                "write these in place of numbers"
+                f"{path}: its {len(source_names)} labels are {', '.join(source_names[:20])}; "
+                f"expected {', '.join(names[:20])}; write these in place of numbers"
             )
         return data
     splits = {}
-    for which, split in data.splits.items():
+    for split_name, split in data.splits.items():
         spelled = [shared.get(name, shared.get(name.casefold(), name)) for name in split.names or data.names]
 
         def named(label: Any, spelled: Sequence[str] = spelled) -> Any:
@@ -80,7 +80,7 @@ def as_named(data: Data, names: Sequence[str]) -> Data:
                 return tuple(map(named, label))
             return spelled[label] if isinstance(label, int) and 0 <= label < len(spelled) else label
 
-        splits[which] = split._replace(rows=[row._replace(label=named(row.label)) for row in split.rows])
+        splits[split_name] = split._replace(rows=[row._replace(label=named(row.label)) for row in split.rows])
     return data._replace(splits=splits)
 
 
@@ -105,9 +105,9 @@ def _shared(data: Data, names: Sequence[str]) -> dict[str, str]:
     train = next(iter(data.splits.values()))
     known = names or data.names or {label for _, _, label in labels_in(train) if isinstance(label, str)}
     folded = {name.casefold(): name for name in known}
-    clear = (folded if len(folded) == len(known) else {}) | {name: name for name in known}
-    given = {name for split in data.splits.values() for name in split.names}
-    return clear if (given | {name.casefold() for name in given}) & set(clear) else {}
+    spellings = (folded if len(folded) == len(known) else {}) | {name: name for name in known}
+    source_names = {name for split in data.splits.values() for name in split.names}
+    return spellings if (source_names | {name.casefold() for name in source_names}) & set(spellings) else {}
 
 
 def label_ids(
@@ -122,29 +122,29 @@ def label_ids(
     """
     train = data.splits["train"]
     names = tuple(names) or data.names
-    every = [label for split in data.splits.values() for _, _, label in labels_in(split)]
-    numbered = all(as_integer(label) is not None for label in every)
-    write: Callable[[Any], str] = (lambda label: str(as_integer(label))) if numbered else str
-    place: dict[str, int] = {name: i for i, name in enumerate(names)}
+    labels = [label for split in data.splits.values() for _, _, label in labels_in(split)]
+    numbered = all(as_integer(label) is not None for label in labels)
+    spell: Callable[[Any], str] = (lambda label: str(as_integer(label))) if numbered else str
+    id_of: dict[str, int] = {name: i for i, name in enumerate(names)}
     expected = ""
     if not names:
         # Dev rows that were held out of the training file also define the classes.
-        learned = [s for name, s in data.splits.items() if s.path == train.path and name in ("train", "dev")]
-        known = {write(label) for split in learned for _, _, label in labels_in(split)}
-        names = tuple(sorted(known, key=int) if numbered else sorted(known))
+        defining = [s for name, s in data.splits.items() if s.path == train.path and name in ("train", "dev")]
+        distinct = {spell(label) for split in defining for _, _, label in labels_in(split)}
+        names = tuple(sorted(distinct, key=int) if numbered else sorted(distinct))
         if check is not None:
-            check(train, names, sum(len(split.rows) for split in learned))
-        place = {name: i for i, name in enumerate(names)}
-    elif numbered and not all(write(label) in place for label in every):
-        _check_indices(train, names, {int(write(label)) for label in every})
-        place = {str(i): i for i in range(len(names))}
+            check(train, names, sum(len(split.rows) for split in defining))
+        id_of = {name: i for i, name in enumerate(names)}
+    elif numbered and not all(spell(label) in id_of for label in labels):
+        _check_indices(train, names, {int(spell(label)) for label in labels})
+        id_of = {str(i): i for i in range(len(names))}
         expected = f"is out of range; expected 0 to {len(names) - 1}, for {', '.join(names[:20])}; write one of these"
     ids: dict[str, list[int]] = {}
     for name, split in data.splits.items():
-        ids[name] = [place.get(write(label), -1) for _, _, label in labels_in(split)]
+        ids[name] = [id_of.get(spell(label), -1) for _, _, label in labels_in(split)]
         if -1 in ids[name]:
             _, row, label = list(labels_in(split))[ids[name].index(-1)]
-            label = write(label) if numbered else repr(label)
+            label = spell(label) if numbered else repr(label)
             reason = expected or f"is unknown; {_among(label, names)}"
             raise UserError(f"{split.place(row.number)}: label {label} {reason}")
     return names, ids
@@ -154,17 +154,18 @@ def _check_indices(train: Split, names: Sequence[str], labels: set[int]) -> None
     """Raise `UserError` if all labels are numbers from the names ("1 star"), and these numbers are not the ids."""
     numbers = numbers_in(names)
     if numbers and numbers != list(range(len(names))) and labels <= set(numbers):
-        one = min(labels)
-        as_id = f", or the id of {names[one]}" if 0 <= one < len(names) else ""
+        lowest = min(labels)
+        as_id = f", or the id of {names[lowest]}" if 0 <= lowest < len(names) else ""
         raise UserError(
-            f"{train.path}: label {one} can be {names[numbers.index(one)]}{as_id}; write names in place of numbers"
+            f"{train.path}: label {lowest} can be {names[numbers.index(lowest)]}{as_id}; "
+            "write names in place of numbers"
         )
 
 
 def numbers_in(names: Sequence[str]) -> list[int]:
     """Return the number in each name, or an empty list if any name has no number or several numbers."""
     numbers = [re.findall(r"[0-9]+", name) for name in names]
-    return [int(one[0]) for one in numbers] if all(len(one) == 1 for one in numbers) else []
+    return [int(digits[0]) for digits in numbers] if all(len(digits) == 1 for digits in numbers) else []
 
 
 def chosen_weights(given: str, names: Sequence[str], balanced: np.ndarray) -> np.ndarray:

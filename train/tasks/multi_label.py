@@ -45,12 +45,12 @@ def targets(data: Data, names: Sequence[str]) -> Targets:
         vectors = {name: [list(map(bit, row.label)) for row in split.rows] for name, split in data.splits.items()}
         return names, {name: np.array(rows, np.float32) for name, rows in vectors.items()}
     names, ids = label_ids(data, names, check_classes)
-    found = {}
+    matrices = {}
     for name, split in data.splits.items():
-        has = found[name] = np.zeros((len(split.rows), len(names)), np.float32)
+        matrix = matrices[name] = np.zeros((len(split.rows), len(names)), np.float32)
         owners = [i for i, row in enumerate(split.rows) for _ in row.label]
-        has[owners, ids[name]] = 1
-    return names, found
+        matrix[owners, ids[name]] = 1
+    return names, matrices
 
 
 def check_classes(train: Split, names: Sequence[str], rows: int) -> None:
@@ -118,13 +118,13 @@ def best_threshold(logits: Float[np.ndarray, "N C"], targets: Float[np.ndarray, 
 
 def resampling(logits: Float[np.ndarray, "N C"], targets: Shaped[np.ndarray, "N C"], threshold: float) -> Resampled:
     """Return a function that measures resamples. Labels without examples count as 0 in each of them."""
-    known, numbers = targets.any(axis=0), logits.astype(np.float64)
+    present, numbers = targets.any(axis=0), logits.astype(np.float64)
 
-    def resampled(drawn: np.ndarray) -> Metrics:
-        metrics = measure(numbers[drawn], targets[drawn], threshold, np.nan)
-        if known.any() and not known.all():
-            of_known = measure(numbers[drawn][:, known], targets[drawn][:, known], threshold, np.nan)
-            metrics |= {name: known.mean() * of_known[name] for name in ("macro_f1", "map")}
+    def resampled(indices: np.ndarray) -> Metrics:
+        metrics = measure(numbers[indices], targets[indices], threshold, np.nan)
+        if present.any() and not present.all():
+            of_present = measure(numbers[indices][:, present], targets[indices][:, present], threshold, np.nan)
+            metrics |= {name: present.mean() * of_present[name] for name in ("macro_f1", "map")}
         return metrics
 
     return resampled
@@ -148,7 +148,7 @@ def described(names: Sequence[str], targets: Shaped[np.ndarray, "N C"]) -> list[
 
 def warnings(names: Sequence[str], targets: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Yield warnings about the names of the labels and the numbers of their texts."""
-    counts = {split: one.sum(axis=0) for split, one in targets.items()}
+    counts = {split: split_targets.sum(axis=0) for split, split_targets in targets.items()}
     return classes.warnings(names, counts, len(targets["train"]))
 
 
@@ -176,7 +176,7 @@ def wrongness(
 def mistake(scores: Float[np.ndarray, " C"], target: Any, names: Sequence[str], threshold: float) -> Mistake:
     """Return the labels, the predicted labels, and the largest probability of a wrong answer."""
     has = target > 0.5
-    true, predicted = (", ".join(np.array(names, object)[which]) or "none" for which in (has, scores >= threshold))
+    true, predicted = (", ".join(np.array(names, object)[mask]) or "none" for mask in (has, scores >= threshold))
     return Mistake(true, predicted, f"{np.abs(has - scores).max():.3f}")
 
 
@@ -207,10 +207,10 @@ def _micro(right: np.ndarray, true: np.ndarray, predicted: np.ndarray, undefined
 def _average_precision(scores: np.ndarray, has: np.ndarray) -> float:
     order = np.argsort(-scores, kind="stable")
     scores, has = scores[order], has[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last place of each group of equal scores
-    right = np.cumsum(has)[last]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last place of each group of equal scores
+    right = np.cumsum(has)[ends]
     gained = np.diff(right, prepend=0)
-    return float((gained * right / (last + 1)).sum() / right[-1])
+    return float((gained * right / (ends + 1)).sum() / right[-1])
 
 
 TRAINING = TrainingTask(

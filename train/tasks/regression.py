@@ -24,8 +24,8 @@ def suggested(sample: Sequence[dict[str, Any]], columns: Sequence[str]) -> bool:
     """Return whether at least half of the labels are fractions, not all of them whole numbers."""
     values = [record.get(columns[0]) for record in sample]
     fractions = [value for value in values if _is_fraction(value)]
-    whole = all(float(value or 0).is_integer() for value in fractions)
-    return bool(fractions) and not whole and 2 * len(fractions) >= len(values)
+    all_whole = all(float(value or 0).is_integer() for value in fractions)
+    return bool(fractions) and not all_whole and 2 * len(fractions) >= len(values)
 
 
 def label(name: str, value: Any, separator: str) -> float:
@@ -48,8 +48,8 @@ def targets(data: Data, names: Sequence[str]) -> Targets:
     """Return the name of the number, and the numbers of each split. Raises `UserError` for more than one name."""
     if len(names) > 1:
         raise UserError(f"a regression has one number, named {', '.join(names)} here; name one, or none")
-    found = {name: np.array([[row.label] for row in split.rows], np.float32) for name, split in data.splits.items()}
-    return tuple(names) or data.names or ("score",), found
+    numbers = {name: np.array([[row.label] for row in split.rows], np.float32) for name, split in data.splits.items()}
+    return tuple(names) or data.names or ("score",), numbers
 
 
 def class_weights(given: str, targets: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -99,10 +99,10 @@ def figures(
 ) -> list[Figure]:
     """Return the predicted against the true numbers, and a histogram of the errors."""
     predicted, true = scores[:, 0], targets[:, 0]
-    off = np.abs(predicted - true).max()
+    largest_error = np.abs(predicted - true).max()
     return [
         Scatter("Predicted and true", predicted, true, names[0]),
-        Histogram("Errors", {"": predicted - true}, "predicted less true", (-off, off + 1e-9)),
+        Histogram("Errors", {"": predicted - true}, "predicted less true", (-largest_error, largest_error + 1e-9)),
     ]
 
 

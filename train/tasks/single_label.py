@@ -54,8 +54,8 @@ def targets(data: Data, names: Sequence[str]) -> Targets:
 
     Raises `UserError` as `as_named` and `label_ids` do, and as `check_classes` does if the data define the classes.
     """
-    found, ids = label_ids(as_named(data, names), names, check_classes)
-    return found, {split: np.array(one, np.int32) for split, one in ids.items()}
+    class_names, ids = label_ids(as_named(data, names), names, check_classes)
+    return class_names, {split: np.array(split_ids, np.int32) for split, split_ids in ids.items()}
 
 
 def check_classes(train: Split, names: Sequence[str], rows: int) -> None:
@@ -74,7 +74,7 @@ def by_number(data: Data, names: Sequence[str]) -> str:
     numbers = numbers_in(names)
     if not numbers or numbers == list(range(len(names))):
         return ""
-    labels = {as_integer(one) for split in data.splits.values() for _, _, one in labels_in(split)}
+    labels = {as_integer(label) for split in data.splits.values() for _, _, label in labels_in(split)}
     if None in labels or labels <= {as_integer(name) for name in names}:
         return ""
     return matched_by_number(sorted(map(str, labels)), names)
@@ -124,7 +124,7 @@ def described(names: Sequence[str], targets: Shaped[np.ndarray, " N"]) -> list[s
 
 def warnings(names: Sequence[str], targets: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Yield warnings about the names and the numbers of the classes."""
-    counts = {split: _counts(one, names) for split, one in targets.items()}
+    counts = {split: _counts(split_targets, names) for split, split_targets in targets.items()}
     return classes.warnings(names, counts, len(targets["train"]))
 
 
