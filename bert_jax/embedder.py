@@ -173,7 +173,8 @@ class Embedder:
             # sentence-transformers returns zeros here, or infinity for max pooling.
             if len(tokens.input_ids) <= skip:
                 raise UserError(
-                    f"text {text[:_SHOWN]!a}: no token is left of it without the prompt; end that in a space"
+                    f"text {text[:_SHOWN]!a}: none of its tokens is left beside the prompt; shorten the prompt, or end "
+                    "it in a space"
                 )
         return Window(
             inputs,

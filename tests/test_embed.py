@@ -135,7 +135,9 @@ def test_a_text_that_is_gone_without_its_prompt_is_refused(tmp_path):
     spec = Spec({"pooling_mode": "max", "include_prompt": False})
     embedder = Embedder.load(write_native(spec, tmp_path))
     assert np.isfinite(embedder(["", "good"], prompt="a bad ")).all()
-    with pytest.raises(UserError, match=r"text 'x': no token is left of it without the prompt; end that in a space"):
+    with pytest.raises(
+        UserError, match=r"text 'x': none of its tokens is left beside the prompt; shorten the prompt, or"
+    ):
         embedder([" good", "x"], prompt="veryly")  # very, ##ly; verylyx is one token, [UNK]
 
 

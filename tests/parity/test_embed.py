@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers.models import WordPiece
 
 from bert_jax import files
 from bert_jax.command import MINILM
@@ -13,6 +15,7 @@ from bert_jax.sentence_files import POOLING_FLAGS, POOLINGS
 from bert_jax.sentence_layers import ACTIVATIONS
 from convert import huggingface
 from convert.__main__ import main as convert
+from tests.conftest import VOCABULARY
 from tests.sentence_models import NORMALIZE, PROMPTS, SIZE, TEXTS, Spec, dense, layer_norm, made
 from tests.test_embed_files import module_files
 
@@ -85,6 +88,44 @@ def test_the_embeddings_are_those_of_sentence_transformers(name, tmp_path):
     assert ours.modules.prompts == theirs.prompts
     for arguments in ARGUMENTS if "prompts" in spec.model else ARGUMENTS[:1]:
         assert_close(ours(TEXTS, **arguments), theirs.encode(TEXTS, **arguments))
+
+
+TEMPLATES = ["[CLS] $A", "[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP]", "[CLS] [CLS] $A [SEP]"]
+NORMALIZERS = {
+    "none": None,
+    "one": tokenizers.normalizers.NFD(),
+    "lower case": tokenizers.normalizers.Lowercase(),
+    "two": tokenizers.normalizers.Sequence([tokenizers.normalizers.NFD(), tokenizers.normalizers.StripAccents()]),
+}
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_other_tokenizers(template, normalizer, tmp_path):
+    """Their own special tokens around texts decide what a prompt's tokens are."""
+    made_tokenizer = tokenizers.Tokenizer(WordPiece({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    made_tokenizer.normalizer = NORMALIZERS[normalizer]
+    made_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    made_tokenizer.add_special_tokens(list(special.values()))
+    made_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template,
+        pair=f"{template} $B:1 [SEP]:1",
+        special_tokens=[(name, VOCABULARY.index(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    modes = [mode for mode in POOLINGS if mode != "max"]
+    spec = Spec(
+        {"pooling_mode": modes, "include_prompt": False},
+        transformer={"do_lower_case": True, "max_seq_length": 12},
+        tokenizer={"tokenizer_class": "PreTrainedTokenizerFast", **special},
+    )
+    source = write_source(spec, tmp_path)
+    (source / "vocab.txt").unlink()
+    (source / "tokenizer.json").write_text(made_tokenizer.to_str())
+    ours, theirs = both(source, tmp_path)
+    texts = ["a GOOD film", "bad", "not Á very good film " * 4, "☃ good", "[MASK] film"]
+    for prompt in ("", "the film ", "the [MASK] ", "the ☃ ", "the [SEP] ", "a [PAD] "):
+        assert_close(ours(texts, prompt=prompt), theirs.encode(texts, prompt=prompt))
 
 
 def test_normalize_at_the_end_is_their_normalize_embeddings(tmp_path):
