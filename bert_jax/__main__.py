@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
   python -m bert_jax --model runs/demo/best --input texts.txt --output out.jsonl
   python -m bert_jax --model runs/demo --input reviews.csv --output labelled.csv
   python -m bert_jax --model runs/pairs/best --pairs "one text" "its pair"
-  python -m bert_jax --model runs/minilm --embed --input texts.txt --output out.npy""",
+  python -m bert_jax --model runs/minilm --embed --input in.txt --output out.npy""",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, lines of a file")
     parser.add_argument("--model", required=True, metavar="DIR", help="a training run, or a native checkpoint")
