@@ -89,6 +89,20 @@ def test_other_warnings(row, options, text):
     assert text in warnings([*((text, i % 2) for i, text in enumerate(TEXTS)), row], **options)
 
 
+@pytest.mark.parametrize("separator", [",", "; ", "|"])
+def test_labels_that_join_other_labels(separator):
+    labels = "rude", "threat", f"rude{separator}threat"
+    rows = [(text, labels[i % 3]) for i, text in enumerate(TEXTS)]
+    sign = separator.strip()
+    remark = (
+        f"labels join other labels with '{sign}': {labels[2]}; "
+        f"if these are several labels of a text, pass --task multi-label --label-separator '{sign}'"
+    )
+    assert remark in warnings(rows, rows[:3])
+    alone = [(text, label.replace(labels[2], f"rude{separator}calm")) for text, label in rows]
+    assert not [line for line in warnings(alone, alone[:3]) if "join" in line]
+
+
 def test_labels_that_differ_only_in_case_or_spaces():
     rows = [(text, ("pos", "neg", "Pos ", "neg\t")[i % 4]) for i, text in enumerate(TEXTS)]
     alike = "labels differ only in case or spaces: 'Pos ', 'neg', 'neg\\t', 'pos'; are they the same?"

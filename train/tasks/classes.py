@@ -25,6 +25,9 @@ _MISSING = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "nat", "-"})
 """Words, in lower case, that tables write for a missing value."""
 
 
+_SEPARATORS = (",", ";", "|", "/", "+")
+"""Characters that tables put between several labels in one cell."""
+
 WORDING = Wording(drawn=", drawn class by class", mistakes="Most confident errors", score="score")
 
 
@@ -49,6 +52,10 @@ def warnings(names: Sequence[str], counts: Mapping[str, Shaped[np.ndarray, " C"]
         yield f"labels differ only in case or spaces: {', '.join(map(repr, alike))}; are they the same?"
     if alike := _same_number(names):
         yield f"labels are the same number: {', '.join(alike)}; are they the same?"
+    for separator in _SEPARATORS:
+        if joined := _joined(names, separator):
+            several = f"several labels of a text, pass --task multi-label --label-separator '{separator}'"
+            yield f"labels join other labels with '{separator}': {some(joined, _SHOWN)}; if these are {several}"
     if missing := [name for name in names if name.strip().lower() in _MISSING]:
         yield f"{', '.join(missing)} is a label here, and often stands for none; are these rows without a label?"
     if any(map(_is_fraction, names)) and all(_number(name) is not None for name in names):
@@ -66,6 +73,12 @@ def _alike(names: Sequence[str]) -> list[str]:
     """Return the names that differ from another name only in case or spaces."""
     folded = [" ".join(name.split()).casefold() for name in names]
     return [name for name, key in zip(names, folded, strict=True) if folded.count(key) > 1]
+
+
+def _joined(names: Sequence[str], separator: str) -> list[str]:
+    """Return the names whose parts between separators are names too."""
+    parts = {name: [part.strip() for part in name.split(separator)] for name in names if separator in name}
+    return [name for name in parts if set(parts[name]) <= set(names)]
 
 
 def _number(name: str) -> float | None:
