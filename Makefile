@@ -45,7 +45,7 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(TWO) --hurried -m "not parity" $(addprefix --ignore=,$(OPTIMIZED))
-	$(BIN)/python -m pytest $(TWO) -m "not parity" $(OPTIMIZED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not parity" $(OPTIMIZED)
 
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m parity tests/parity
