@@ -47,8 +47,9 @@ test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(TWO) --hurried -m "not parity" $(addprefix --ignore=,$(OPTIMIZED))
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not parity" $(OPTIMIZED)
 
+# torch's threads wait by spinning: those of one worker would take the other's processor.
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m parity tests/parity
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m parity tests/parity
 
 check: $(VENV)/.parity
 	$(BIN)/ruff format --check .
