@@ -6,7 +6,6 @@ needs JAX.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,9 +18,10 @@ import numpy as np
 from bert_jax import tokenizer as tokenizers
 from bert_jax.config import ENCODER, BertConfig
 from bert_jax.errors import UserError
-from bert_jax.files import decode, parse_json, read_bytes, write_json
+from bert_jax.files import parse_json, read_bytes, write_json
 from bert_jax.misplaced import check_config_lies_in
 from bert_jax.run_files import best_of, is_run
+from bert_jax.sentence_files import MODULES, parse_modules
 from bert_jax.tasks import DEFAULT, TASKS
 from bert_jax.tensors import physical_memory, read_tensors, write_tensors
 
@@ -149,13 +149,13 @@ _OF_MODULE = ("config.json", "model.safetensors", "pytorch_model.bin")
 
 def read_files(directory: Path) -> dict[str, bytes]:
     """Return the tokenizer's and sentence-transformers' files in a checkpoint directory, as bytes by relative name."""
-    names = [*tokenizers.FILES, "sentence_bert_config.json", "config_sentence_transformers.json", "modules.json"]
-    if (directory / "modules.json").exists():
+    names = [*tokenizers.FILES, "sentence_bert_config.json", "config_sentence_transformers.json", MODULES]
+    if (directory / MODULES).exists():
         folders = [folder for folder in sorted(directory.iterdir()) if re.fullmatch(r"\d+_\w+", folder.name)]
         names += [f"{folder.name}/{name}" for folder in folders for name in _OF_MODULE]
     present = [name for name in names if os.path.lexists(directory / name)]
-    if "modules.json" in present:
-        _check_modules(directory / "modules.json", present)
+    if MODULES in present:
+        _check_modules(directory / MODULES, present)
     return {name: read_bytes(directory / name, within=directory) for name in present}
 
 
@@ -168,13 +168,7 @@ def _check_modules(path: Path, names: list[str]) -> None:
 
     `path` is `modules.json` and `names` are the files that are there. A malformed `modules.json` is an error too.
     """
-    try:
-        modules = json.loads(decode(read_bytes(path, within=path.parent), path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise UserError(f"{path}: expected a list of modules")
-    for module in modules:
+    for module in parse_modules(read_bytes(path, within=path.parent), path):
         folder, kind = str(module.get("path")), str(module.get("type"))
         weights = [name for name in names if name.startswith(f"{folder}/") and not name.endswith(".json")]
         if kind.split(".")[-1] not in _WITHOUT_WEIGHTS and not weights:

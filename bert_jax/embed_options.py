@@ -53,8 +53,6 @@ def check_options(args: Any) -> None:
         raise UserError(f"{args.output}: {ending} is not written with --embed; choose NAME.npy or NAME.jsonl")
     if not args.embed and args.output and is_vectors(args.output):
         raise UserError(f"{args.output}: .npy is written with --embed; choose NAME.jsonl")
-    if args.prompt is not None and args.prompt_name is not None:
-        raise UserError("give --prompt or --prompt-name, not both")
     if args.prompt is not None and not is_whole(args.prompt):
         raise UserError(f"--prompt {args.prompt!a}: not UTF-8")
 

@@ -73,6 +73,17 @@ _OF_MODEL: dict[str, tuple[Any, ...] | None] = {
 """The same for `config_sentence_transformers.json`."""
 
 
+def parse_modules(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a `modules.json`; raise `UserError` that names `path` if it is malformed."""
+    try:
+        modules = json.loads(decode(content, path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise UserError(f"{path}: expected a list of modules")
+    return modules
+
+
 def listed_modules(files: Mapping[str, bytes], where: Path) -> list[tuple[str, str]]:
     """Return the folder and the type of each module, in order; the first is Transformer and the second Pooling.
 
@@ -80,14 +91,8 @@ def listed_modules(files: Mapping[str, bytes], where: Path) -> list[tuple[str, s
     that is malformed, for a type that is not supported, and for another order of the modules.
     """
     path = where / MODULES
-    try:
-        modules = json.loads(decode(files[MODULES], path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise UserError(f"{path}: expected a list of modules")
     listed: list[tuple[str, str]] = []
-    for module in modules:
+    for module in parse_modules(files[MODULES], path):
         folder, kind = module.get("path"), module.get("type")
         package, _, name = str(kind).rpartition(".")
         if name not in _SUPPORTED or package.partition(".")[0] != "sentence_transformers":

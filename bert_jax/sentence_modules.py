@@ -14,7 +14,7 @@ from tokenizers import normalizers
 from bert_jax import checkpoint as checkpoints
 from bert_jax.checkpoint import Checkpoint
 from bert_jax.command import check_choice
-from bert_jax.config import CLASSIFIER, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.errors import UserError
 from bert_jax.sentence_files import MODULES, POOLING_FLAGS, POOLINGS, listed_modules, model_settings, module_settings
 from bert_jax.sentence_layers import Layer, check_size, read_layers, size_of
@@ -68,7 +68,7 @@ def read_embedder(
     """
     directory = Path(directory)
     checkpoint = checkpoints.read(directory, hashed=False)
-    if checkpoint.config.architecture == CLASSIFIER:
+    if checkpoint.config.head is not None:
         checkpoint = checkpoints.without_classifier(checkpoint)
     tokenizer = Tokenizer.of(checkpoint.files, directory)
     tokenizer.check_fits(checkpoint.config, directory)

@@ -1,6 +1,5 @@
 """Weights of sentence-transformers' modules: a pickle gets a safetensors file beside it, which the library can read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import safetensors.numpy
 
 from bert_jax.errors import UserError
-from bert_jax.sentence_files import MODULES
+from bert_jax.sentence_files import MODULES, parse_modules
 from bert_jax.tensors import parse_tensors
 
 from . import torch_file
@@ -28,8 +27,7 @@ def with_safetensors(files: Mapping[str, bytes], directory: Path) -> dict[str, b
     holds anything but arrays.
     """
     out = dict(files)
-    modules = json.loads(files.get(MODULES, b"[]"))
-    for module in modules:
+    for module in parse_modules(files.get(MODULES, b"[]"), directory / MODULES):
         folder, kind = str(module.get("path")), str(module.get("type")).split(".")[-1]
         if kind in _WITH_WEIGHTS and f"{folder}/{PICKLE}" in files and f"{folder}/{WEIGHTS}" not in files:
             views = torch_file.read(directory / folder / PICKLE).tensors

@@ -97,6 +97,24 @@ def layer_norm(size: int, seed: int = 0):
 
 NORMALIZE = ("Normalize", {}, {})
 
+AN_ORDER = Spec({"pooling_mode": ["lasttoken", "mean", "cls", "mean"]}, [dense(4 * SIZE, 13)])
+"""Ways to pool in an order that is not the usual one, and one of them twice."""
+
+EACH_LAYER = Spec(
+    others=[
+        NORMALIZE,
+        dense(SIZE, 31, bias=False),
+        ("Dropout", {"dropout": 0.5}, {}),
+        layer_norm(31),
+        dense(31, 31, residual=True, seed=1),
+        dense(31, 17, residual=True, seed=2),
+        NORMALIZE,
+    ]
+)
+"""Each kind of layer."""
+
+TRUNCATED = Spec(others=[NORMALIZE], model={"truncate_dim": 5})
+
 _FUNCTIONS = {
     "Identity": lambda x: x,
     "Tanh": np.tanh,

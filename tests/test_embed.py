@@ -18,14 +18,16 @@ from bert_jax.sentence_files import POOLING_FLAGS, POOLINGS
 from bert_jax.sentence_modules import read_embedder
 from tests.conftest import ROOT
 from tests.sentence_models import (
+    AN_ORDER,
+    EACH_LAYER,
     NORMALIZE,
     PROMPTS,
     SIZE,
     TEXTS,
+    TRUNCATED,
     Spec,
     dense,
     golden,
-    layer_norm,
     write_native,
 )
 
@@ -36,22 +38,12 @@ EACH = Spec({"pooling_mode": list(POOLINGS)})
 
 SPECS = {
     "each way to pool": EACH,
-    "an order, and one twice": Spec({"pooling_mode": ["lasttoken", "mean", "cls", "mean"]}, [dense(4 * SIZE, 13)]),
+    "an order, and one twice": AN_ORDER,
     "each activation": Spec(
         others=[dense(SIZE, SIZE, activation=name, seed=i) for i, name in enumerate(sentence_layers.ACTIVATIONS)]
     ),
-    "each kind of layer": Spec(
-        others=[
-            NORMALIZE,
-            dense(SIZE, 31, bias=False),
-            ("Dropout", {"dropout": 0.5}, {}),
-            layer_norm(31),
-            dense(31, 31, residual=True, seed=1),
-            dense(31, 17, residual=True, seed=2),
-            NORMALIZE,
-        ]
-    ),
-    "truncated": Spec(others=[NORMALIZE], model={"truncate_dim": 5}),
+    "each kind of layer": EACH_LAYER,
+    "truncated": TRUNCATED,
 }
 
 

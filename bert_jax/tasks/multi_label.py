@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from bert_jax.tasks.sequence import HEAD, LOSS, MACRO_F1, PIPELINE, score_columns
+from bert_jax.tasks.sequence import HEAD, LOSS, MACRO_F1, PIPELINE, most_probable, score_columns
 from bert_jax.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ def scores(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
     return np.where(logits >= 0, 1, grown) / (1 + grown)
 
 
-def best(scores: Float[np.ndarray, "N C"]) -> list[int]:
-    """Return the id of the most probable label of each example."""
-    return scores.argmax(1).tolist()
-
-
 def predicted(scores: Float[np.ndarray, "N C"], threshold: float) -> list[list[int]]:
     """Return the ids of the labels of each example whose probability reaches the threshold."""
     return [[i for i, value in enumerate(values) if value >= threshold] for values in scores.tolist()]
@@ -73,7 +68,7 @@ TASK = Task(
     supposed=lambda labels: False,
     loss=loss,
     scores=scores,
-    best=best,
+    best=most_probable,
     predicted=predicted,
     answer=answer,
     columns=columns,

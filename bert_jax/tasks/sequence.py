@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Float
+
 from bert_jax.tasks.task import Head, Metric
 
 if TYPE_CHECKING:
@@ -22,6 +25,11 @@ def _shapes(config: "BertConfig") -> Mapping[str, tuple[int, ...]]:
 
 HEAD = Head("BertForSequenceClassification", pooled=True, labelled=True, shapes=_shapes)
 """The head of `bert_jax.heads.SequenceClassifier`: C logits for each text or pair of texts."""
+
+
+def most_probable(scores: Float[np.ndarray, "N C"]) -> list[int]:
+    """Return the id of the most probable class or label of each example."""
+    return scores.argmax(1).tolist()
 
 
 def score_columns(prediction: "Prediction") -> dict[str, float]:

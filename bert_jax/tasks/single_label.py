@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from bert_jax.tasks.sequence import HEAD, LOSS, MACRO_F1, PIPELINE, score_columns
+from bert_jax.tasks.sequence import HEAD, LOSS, MACRO_F1, PIPELINE, most_probable, score_columns
 from bert_jax.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -41,14 +41,9 @@ def scores(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
     return grown / grown.sum(axis=1, keepdims=True)
 
 
-def best(scores: Float[np.ndarray, "N C"]) -> list[int]:
-    """Return the id of the most probable class of each example."""
-    return scores.argmax(1).tolist()
-
-
 def predicted(scores: Float[np.ndarray, "N C"], threshold: float) -> list[list[int]]:
     """Return the id of the most probable class of each example, whatever the threshold."""
-    return [[label] for label in best(scores)]
+    return [[label] for label in most_probable(scores)]
 
 
 def answer(prediction: "Prediction") -> dict[str, Any]:
@@ -71,7 +66,7 @@ TASK = Task(
     supposed=lambda labels: labels > 1,
     loss=loss,
     scores=scores,
-    best=best,
+    best=most_probable,
     predicted=predicted,
     answer=answer,
     columns=columns,

@@ -16,7 +16,7 @@ from bert_jax.sentence_layers import ACTIVATIONS
 from convert import huggingface
 from convert.__main__ import main as convert
 from tests.conftest import VOCABULARY
-from tests.sentence_models import NORMALIZE, PROMPTS, SIZE, TEXTS, Spec, dense, layer_norm, made
+from tests.sentence_models import AN_ORDER, EACH_LAYER, PROMPTS, SIZE, TEXTS, TRUNCATED, Spec, dense, made
 from tests.test_embed_files import module_files
 
 pytestmark = pytest.mark.parity
@@ -33,20 +33,10 @@ SPECS = {
     "no flag": Spec(dict.fromkeys(POOLING_FLAGS, False)),
     "flags": Spec(dict.fromkeys(POOLING_FLAGS, True)),
     "a flag and a name": Spec({"pooling_mode_cls_token": True, "pooling_mode": "max"}),
-    "an order, and one twice": Spec({"pooling_mode": ["lasttoken", "mean", "cls", "mean"]}, [dense(4 * SIZE, 13)]),
+    "an order, and one twice": AN_ORDER,
     **{name: Spec(others=[dense(SIZE, 13, activation=name)]) for name in ACTIVATIONS},
-    "layers": Spec(
-        others=[
-            NORMALIZE,
-            dense(SIZE, 31, bias=False),
-            ("Dropout", {"dropout": 0.5}, {}),
-            layer_norm(31),
-            dense(31, 31, residual=True, seed=1),
-            dense(31, 17, residual=True, seed=2),
-            NORMALIZE,
-        ]
-    ),
-    "truncated": Spec(others=[NORMALIZE], model={"truncate_dim": 5}),
+    "layers": EACH_LAYER,
+    "truncated": TRUNCATED,
     "prompts": Spec(EACH, model={"prompts": PROMPTS}),
     "without prompts": Spec({**EACH, "include_prompt": False}, model={"prompts": PROMPTS}),
     "a default prompt": Spec(

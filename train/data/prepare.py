@@ -172,6 +172,10 @@ def _check_options(config: TrainConfig, start: Checkpoint, data: Data, tokenizer
     if config.metric is not None and config.metric not in metrics:
         expected = f"the task is {training.task.option}: expected one of {', '.join(metrics)}"
         raise UserError(f"--metric is {config.metric}; {expected}")
+    if config.threshold is not None and training.best_threshold is None:
+        raise UserError(
+            f"--threshold is for several labels a text, and the task is {training.task.option}; leave it out"
+        )
     for option, refusal in training.refused.items():
         if getattr(config, option):
             raise UserError(refusal)

@@ -77,8 +77,8 @@ def _alike(names: Sequence[str]) -> list[str]:
 
 def _joined(names: Sequence[str], separator: str) -> list[str]:
     """Return the names whose parts between separators are names too."""
-    parts = {name: [part.strip() for part in name.split(separator)] for name in names if separator in name}
-    return [name for name in parts if set(parts[name]) <= set(names)]
+    known = set(names)
+    return [n for n in names if separator in n and known.issuperset(part.strip() for part in n.split(separator))]
 
 
 def _number(name: str) -> float | None:

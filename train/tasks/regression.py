@@ -135,7 +135,6 @@ TRAINING = TrainingTask(
     by_number=lambda data, names: "",
     class_weights=class_weights,
     refused={
-        "threshold": f"--threshold is for several labels a text, and the task is {TASK.option}; leave it out",
         "label_smoothing": "--label-smoothing is for classes, and this is a regression; leave it out",
     },
     measure=measure,

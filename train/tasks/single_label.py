@@ -178,9 +178,6 @@ TRAINING = TrainingTask(
     targets=targets,
     by_number=by_number,
     class_weights=class_weights,
-    refused={
-        "threshold": f"--threshold is for several labels a text, and the task is {TASK.option}; leave it out",
-    },
     measure=measure,
     strata=lambda targets: targets,
     described=described,

@@ -55,13 +55,13 @@ class TrainingTask:
     Options:
 
     - `class_weights(given, targets, names)` returns the weights that `--class-weights` asks for, or raises `UserError`.
-    - `refused` maps options that the task does not take to the error.
+    - `refused` maps other options that the task does not take to the error.
 
     Metrics:
 
     - `measure(logits, targets, threshold, undefined)` returns the metrics (`tasks.measure`).
     - `best_threshold(logits, targets, metric)` returns the threshold that `--threshold best` asks for. It is None if
-      the task refuses `--threshold`.
+      the task has no threshold, and `--threshold` is then refused.
     - `resampling(logits, targets, threshold)` returns a function that measures resamples of the bootstrap. It is None
       if a resample is measured as the whole is.
     - `strata(targets)` returns an id for each example. The bootstrap draws among examples with the same id.
